@@ -1,0 +1,1 @@
+//! Hosts in network namespaces, for end-to-end tests and benchmarks.
