@@ -1,1 +1,6 @@
-//! Warren's `config` crate.
+//! Warren's configuration.
+mod settings;
+mod value;
+pub use multiaddr::{Multiaddr, PeerId};
+pub use settings::*;
+pub use value::{HostPort, Secret, Url};
