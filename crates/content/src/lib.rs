@@ -1,1 +1,18 @@
-//! Warren's `content` crate.
+//! Content: documents as chunks named by their hash, the store that keeps them, and the transfer that moves them.
+//!
+//! Owns the content ids, the chunker, the manifest and record formats (all in [`core`], pure), the chunk store on disk
+//! ([`store`]) and the block protocol between nodes. What `core` writes is frozen as `v1`, with test vectors beside it.
+//!
+//! Never does: it does not decide who may read (every member may, until access control is built), does not open
+//! connections of its own (the caller hands in a connector), and never passes on a byte that it has not checked against
+//! the hash it was asked for.
+//!
+//! Start reading at [`core::id`] (what a name is), then [`core::manifest`], then [`store::Store`].
+
+pub mod core;
+pub mod store;
+
+pub use crate::core::block::{Encoding, MAX_BLOCK_BYTES, StoredBlock, VerifiedBlock, VerifyBlockError};
+pub use crate::core::id::{BlockId, ChunkId, DocumentId, ParseIdError};
+pub use crate::core::record::{DocumentRecord, RecordError, UnixMillis};
+pub use crate::store::{Store, StoreOptions};

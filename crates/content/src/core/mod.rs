@@ -1,0 +1,7 @@
+//! The pure part: no files, sockets, clocks or randomness. Everything here is a function of its arguments.
+
+pub mod block;
+pub mod chunker;
+pub mod id;
+pub mod manifest;
+pub mod record;

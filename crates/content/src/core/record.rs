@@ -1,0 +1,97 @@
+//! What is known of a document beside its content: signed by the node that put it, and kept apart from the manifest so
+//! that equal bytes keep equal ids.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use warren_identity::SignedPayload;
+
+use crate::core::id::DocumentId;
+
+/// Longest title, in bytes of UTF-8.
+pub const MAX_TITLE_BYTES: usize = 1024;
+/// Most tags on one document.
+pub const MAX_TAGS: usize = 64;
+/// Longest tag, in bytes of UTF-8.
+pub const MAX_TAG_BYTES: usize = 128;
+/// Longest source type, in bytes of UTF-8.
+pub const MAX_SOURCE_TYPE_BYTES: usize = 64;
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixMillis(pub u64);
+
+/// A document's metadata, version 1. Travels as `Signed<DocumentRecord>`, signed by the node that put the document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DocumentRecord {
+    /// Which document.
+    pub document: DocumentId,
+    /// For people; may be empty.
+    pub title: String,
+    /// Sorted, without duplicates.
+    pub tags: Vec<String>,
+    /// Where it comes from, for instance `contract`; may be empty.
+    pub source_type: String,
+    /// When this node first put it.
+    pub created_at: UnixMillis,
+    /// When this record was made.
+    pub updated_at: UnixMillis,
+    /// Seconds after `updated_at` at which it may be dropped; `None`: kept until removed.
+    pub retention_s: Option<u64>,
+    /// Bytes of content, all files of a directory together.
+    pub size: u64,
+    /// Chunks it consists of, counted once per use.
+    pub chunk_count: u64,
+}
+
+/// Why a record is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// A text is longer than the format allows, or holds control characters.
+    #[error("the {field} is longer than {limit} bytes or holds control characters: shorten it")]
+    Text {
+        /// Which field.
+        field: &'static str,
+        /// Its limit in bytes.
+        limit: usize,
+    },
+    /// Too many tags, or unsorted, or one twice.
+    #[error("a document carries at most {MAX_TAGS} tags, each once")]
+    Tags,
+}
+
+impl DocumentRecord {
+    /// Checks every limit of the format. A record from elsewhere is used only after this.
+    ///
+    /// # Errors
+    /// The first limit that is broken.
+    pub fn validate(&self) -> Result<(), RecordError> {
+        check_text("title", &self.title, MAX_TITLE_BYTES)?;
+        check_text("source type", &self.source_type, MAX_SOURCE_TYPE_BYTES)?;
+        for tag in &self.tags {
+            check_text("tag", tag, MAX_TAG_BYTES)?;
+        }
+        let sorted = self.tags.windows(2).all(|pair| pair[0] < pair[1]);
+        if self.tags.len() > MAX_TAGS || !sorted || self.tags.iter().any(String::is_empty) {
+            return Err(RecordError::Tags);
+        }
+        Ok(())
+    }
+
+    /// When the document may be dropped, if ever. A time beyond the clock's range means never.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<UnixMillis> {
+        self.retention_s?.checked_mul(1000)?.checked_add(self.updated_at.0).map(UnixMillis)
+    }
+}
+
+fn check_text(field: &'static str, text: &str, limit: usize) -> Result<(), RecordError> {
+    if text.len() > limit || text.chars().any(char::is_control) {
+        return Err(RecordError::Text { field, limit });
+    }
+    Ok(())
+}
+
+impl SignedPayload for DocumentRecord {
+    const DOMAIN: &'static str = "warren/document-record/v1";
+}
