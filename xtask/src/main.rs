@@ -1,2 +1,51 @@
-//! Development tasks.
-fn main() {}
+//! The project's own commands: `cargo xtask tidy` (the rules of the house) and `cargo xtask test` (everything that
+//! proves Warren).
+//!
+//! Start at [`tidy`] for the rules, each of them one function from the [`tidy::repository::Repository`] to findings;
+//! at [`proof`] for the steps of the test command and how it counts them.
+
+mod proof;
+mod tidy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Warren's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the rules of the house: arrows, pure cores, sizes, docs, leftovers, licences
+    Tidy,
+    /// Run everything that proves Warren; the last line reads `N passed, N failed, N skipped`
+    Test(proof::TestOptions),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Tidy => tidy::report(&root()),
+        Command::Test(options) => proof::run(&root(), &options),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The repository this program was built from.
+fn root() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root
+}
