@@ -1,10 +1,12 @@
 //! Cores decide and touch nothing: no runtime, socket, file, clock, environment, global randomness, and no hash map,
 //! whose order differs from run to run.
 //!
-//! Core code is all of a pure crate, and in every other crate what lies under a folder or file named `core`. It says
-//! `crate::core::…` of its own crate and nothing else, so that no shell slips in from beside it.
+//! Core code is all of a pure crate, and in every other crate what lies under a folder or file named `core`. Of what
+//! lies beside the core in its crate it may name modules that are as pure (plain data, say), so that no shell slips in.
 //!
 //! A hash map that is only ever looked up in may stay, when its line or the one above says `// lookup-only: why`.
+
+use std::collections::BTreeSet;
 
 use super::Finding;
 use super::arrows::{Kind, room_of_folder};
@@ -82,15 +84,21 @@ pub(super) fn check(repository: &Repository) -> Vec<Finding> {
         }
         let lines = file.lines();
         for name in names_outside_tests(syntax) {
-            let complaint = banned(&name)
-                .or_else(|| hash_map(&name, &lines))
-                .or_else(|| beside(&name, scope));
+            let complaint = impure(&name, &lines).or_else(|| match scope {
+                Scope::Crate => None,
+                Scope::Folder => beside(repository, &file.path, &name),
+            });
             if let Some((what, fix)) = complaint {
                 findings.push(finding(file, name.line, what, fix));
             }
         }
     }
     findings
+}
+
+/// What is wrong with a name in a core, and what to do instead.
+fn impure(name: &Name, lines: &[&str]) -> Option<(String, String)> {
+    banned(name).or_else(|| hash_map(name, lines))
 }
 
 /// How a file came to be core code.
@@ -137,13 +145,12 @@ fn is_of_shell_crate(name: &Name) -> bool {
         return false;
     };
     let names_the_crate = !rest.is_empty() || matches!(name.place, Place::Import | Place::Renamed);
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
     let is_value = first == "libp2p"
-        && rest.first().is_some_and(|second| {
-            matches!(
-                second.as_str(),
-                "PeerId" | "Multiaddr" | "multiaddr" | "identity"
-            )
-        });
+        && matches!(
+            rest.as_slice(),
+            ["PeerId" | "Multiaddr" | "multiaddr" | "identity", ..] | ["swarm", "ConnectionId", ..]
+        );
     names_the_crate && SHELL_CRATES.contains(&first.as_str()) && !is_value
 }
 
@@ -167,17 +174,63 @@ fn hash_map(name: &Name, lines: &[&str]) -> Option<(String, String)> {
     })
 }
 
-fn beside(name: &Name, scope: Scope) -> Option<(String, String)> {
-    let reaches_out = scope == Scope::Folder
-        && name.segments.len() > 1
-        && name.segments[0] == "crate"
-        && name.segments[1] != "core";
-    reaches_out.then(|| {
-        (
-            format!("`{}` in a core: it lies beside the core", name.text()),
-            "move what decides into the core".into(),
-        )
-    })
+/// Holds `crate::…` of a core to modules that are pure themselves.
+fn beside(repository: &Repository, path: &str, name: &Name) -> Option<(String, String)> {
+    let (folder, _) = path.split_once("/src/")?;
+    let module = module_beside(name)?;
+    let mut seen = BTreeSet::from(["core".to_owned()]);
+    let shell = shell_below(repository, folder, module, &mut seen)?;
+    let what = format!("`{}` in a core: {shell}", name.text());
+    Some((
+        what,
+        "move what decides into the core, or plain data into a module of its own".into(),
+    ))
+}
+
+/// The module of its own crate that a name begins with.
+fn module_beside(name: &Name) -> Option<&str> {
+    match name.segments.as_slice() {
+        [first, module, ..] if first == "crate" => Some(module),
+        _ => None,
+    }
+}
+
+/// Where a module, or one it names, touches the world. A name of the crate's root could come from anywhere.
+fn shell_below(
+    repository: &Repository,
+    folder: &str,
+    module: &str,
+    seen: &mut BTreeSet<String>,
+) -> Option<String> {
+    if !seen.insert(module.to_owned()) {
+        return None;
+    }
+    let (file, inside) = (
+        format!("{folder}/src/{module}.rs"),
+        format!("{folder}/src/{module}/"),
+    );
+    let mut files = repository
+        .files
+        .iter()
+        .filter(|other| other.path == file || other.path.starts_with(&inside))
+        .peekable();
+    if files.peek().is_none() {
+        return Some("it does not say which module that lies in".into());
+    }
+    for other in files {
+        let lines = other.lines();
+        for name in other.rust().map(names_outside_tests).unwrap_or_default() {
+            if impure(&name, &lines).is_some() {
+                return Some(format!("{} says `{}`", other.path, name.text()));
+            }
+            if let Some(module) = module_beside(&name)
+                && let Some(shell) = shell_below(repository, folder, module, seen)
+            {
+                return Some(shell);
+            }
+        }
+    }
+    None
 }
 
 fn finding(file: &File, line: usize, what: String, fix: String) -> Finding {
@@ -265,6 +318,45 @@ mod tests {
         );
 
         assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn plain_data_beside_a_core_may_be_named() {
+        let repository = Repository::sample(&[
+            (
+                "crates/mesh/src/core/members.rs",
+                "use crate::info::PeerInfo;",
+            ),
+            ("crates/mesh/src/info.rs", "pub struct PeerInfo(u8);"),
+        ]);
+
+        assert_eq!(check(&repository), []);
+    }
+
+    #[test]
+    fn a_shell_behind_what_lies_beside_a_core_is_reported() {
+        let repository = Repository::sample(&[
+            (
+                "crates/mesh/src/core/members.rs",
+                "use crate::info::PeerInfo;",
+            ),
+            ("crates/mesh/src/info.rs", "use crate::store::Disk;"),
+            (
+                "crates/mesh/src/store/disk.rs",
+                "fn f() { std::fs::read(p); }",
+            ),
+        ]);
+
+        let found = check(&repository);
+
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0]
+                .what
+                .ends_with("crates/mesh/src/store/disk.rs says `std::fs::read`"),
+            "{}",
+            found[0]
+        );
     }
 
     #[test]
