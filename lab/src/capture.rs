@@ -1,0 +1,141 @@
+//! Recording what passes on a link, and looking for bytes in it afterwards.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::core::pcap::{FILE_HEADER_BYTES, FileHeader, MarkerSearch, RECORD_HEADER_BYTES};
+use crate::namespace::Entry;
+use crate::process::Process;
+use crate::{LabError, ProcessError};
+
+/// How long `tcpdump` may take to start, or to write its last frames: a fraction of a second, but for a busy machine.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// A capture that runs; dropping it ends it without a recording.
+#[derive(Debug)]
+pub struct Capture {
+    tcpdump: Process,
+    file: PathBuf,
+}
+
+impl Capture {
+    /// Returns once every later frame is captured.
+    pub(crate) fn start(entry: &Entry, interface: &str, outputs: &Path) -> Result<Self, LabError> {
+        static CAPTURES: AtomicU32 = AtomicU32::new(0);
+        let file = outputs.join(format!(
+            "capture-{}.pcap",
+            CAPTURES.fetch_add(1, Ordering::Relaxed)
+        ));
+        let mut command = Command::new("tcpdump");
+        command
+            .args(["-i", interface, "-n", "-s", "0", "-w"])
+            .arg(&file)
+            // Each frame is written when it arrives, by root (the folder is ours alone), with 16 MiB to fall behind.
+            .args(["-U", "--immediate-mode", "-Z", "root", "-B", "16384"]);
+        let mut tcpdump = Process::spawn("capture", entry, command, outputs)?;
+        let deadline = Instant::now() + WITHIN;
+        while !tcpdump.stderr().contains("listening on") {
+            if !tcpdump.is_running() || Instant::now() >= deadline {
+                tcpdump.wait_success(Duration::ZERO)?;
+                return Err(LabError::System {
+                    what: format!("capture on {interface}"),
+                    source: io::Error::other("tcpdump ended before it began"),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(Self { tcpdump, file })
+    }
+
+    /// Ends the capture.
+    ///
+    /// # Errors
+    /// When `tcpdump` failed or does not end.
+    pub fn stop(mut self) -> Result<Recording, ProcessError> {
+        self.tcpdump.signal(Signal::TERM)?;
+        self.tcpdump.wait_success(WITHIN)?;
+        Ok(Recording { file: self.file })
+    }
+}
+
+/// What was captured; the file goes with the lab.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    file: PathBuf,
+}
+
+impl Recording {
+    /// The pcap file, to copy away or look at by hand.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file
+    }
+
+    /// How many frames were captured.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn frames(&self) -> Result<u64, LabError> {
+        let mut count = 0;
+        self.each_frame(|_| {
+            count += 1;
+            true
+        })?;
+        Ok(count)
+    }
+
+    /// Whether `marker` passed in clear: within a frame, or across the segments of a TCP flow that follow each other.
+    /// A test that expects `false` should also expect [`Recording::frames`], lest it searched nothing.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn contains(&self, marker: &[u8]) -> Result<bool, LabError> {
+        let mut search = MarkerSearch::new(marker);
+        let mut found = false;
+        self.each_frame(|frame| {
+            found = search.handle_frame(frame);
+            !found
+        })?;
+        Ok(found)
+    }
+
+    /// Gives each frame to `look` until it returns `false`. A last frame cut short is left out.
+    fn each_frame(&self, mut look: impl FnMut(&[u8]) -> bool) -> Result<(), LabError> {
+        let system = |source| LabError::System {
+            what: format!("read {}", self.file.display()),
+            source,
+        };
+        let format = |source| LabError::Capture {
+            path: self.file.clone(),
+            source,
+        };
+        let mut file = BufReader::new(File::open(&self.file).map_err(system)?);
+        let mut header = [0; FILE_HEADER_BYTES];
+        file.read_exact(&mut header).map_err(system)?;
+        let header = FileHeader::parse(&header).map_err(format)?;
+        let mut record = [0; RECORD_HEADER_BYTES];
+        let mut frame = Vec::new();
+        while read_whole(&mut file, &mut record).map_err(system)? {
+            frame.resize(header.frame_bytes(&record).map_err(format)?, 0);
+            if !read_whole(&mut file, &mut frame).map_err(system)? || !look(&frame) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fills `buffer`; `false` when the file ends before that.
+fn read_whole(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
