@@ -17,15 +17,15 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::asn1_rs::FromDer as _;
-use x509_parser::prelude::{X509Certificate, X509CertificationRequest};
+use x509_parser::prelude::X509Certificate;
 use zeroize::Zeroizing;
 
 use crate::capability::Capabilities;
 use crate::certificate::{
-    CAPABILITIES_OID, CertificateFacts, Leaf, LeafError, SpiffeId, SubjectKey, certificate_pem,
-    encode_capabilities, key_of_spki, pem_text,
+    CAPABILITIES_OID, CertificateFacts, Leaf, LeafError, SpiffeId, certificate_pem,
+    encode_capabilities,
 };
-use crate::key::{CompanionKey, KeyError, NodeKey, peer_id_of_public_key, public_key_of_peer_id};
+use crate::key::{CompanionKey, KeyError, public_key_of_peer_id};
 use crate::organization::OrganizationId;
 use crate::revocation::peer_revocation_serial;
 use crate::roots::{Roots, RootsError};
@@ -36,8 +36,6 @@ pub const CA_VALIDITY: Duration = Duration::from_secs(3650 * 24 * 3600);
 pub const ISSUE_BACKDATE: Duration = Duration::from_secs(3600);
 /// The longest validity of a leaf: 825 days, the most that common TLS clients accept of a private CA.
 const MAX_LEAF_VALIDITY: Duration = Duration::from_secs(825 * 24 * 3600);
-/// The longest certificate signing request that is looked at.
-const MAX_CSR_BYTES: usize = 16 * 1024;
 /// The most names one leaf may carry.
 const MAX_NAMES: usize = 64;
 
@@ -543,141 +541,6 @@ impl RevokedSerial {
             invalidity_date: None,
         }
     }
-}
-
-/// A certificate signing request whose proof of possession holds: the sender has the private key.
-///
-/// `node.csr` holds two PEM blocks: the node key's request and, after it, that of the companion key. What they ask
-/// for besides keys is not granted by itself: names and capabilities come from the operator or a join grant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Csr {
-    peer_id: PeerId,
-    common_name: Option<String>,
-    companion_key: Option<Vec<u8>>,
-}
-
-/// Why a signing request was refused.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum CsrError {
-    /// No request in the text.
-    #[error(
-        "no signing request in it: expected `-----BEGIN CERTIFICATE REQUEST-----`; make one with `warren keygen --csr`"
-    )]
-    NotPem,
-    /// Not readable.
-    #[error("the signing request is damaged or longer than 16 KiB")]
-    Malformed,
-    /// Not signed by the key it is for.
-    #[error(
-        "the signing request is not signed by its own key: it was altered, or its sender does not have the key"
-    )]
-    NoProofOfPossession,
-    /// Not for a node key.
-    #[error("the signing request is for {0}, but a node key is Ed25519")]
-    WrongAlgorithm(String),
-    /// The second request is not for a P-256 key.
-    #[error("the second signing request in the text is not for a P-256 companion key")]
-    BadCompanion,
-    /// The library refused to sign.
-    #[error("the signing request could not be signed: {0}")]
-    Sign(String),
-}
-
-impl Csr {
-    /// Makes the requests of a node: for its key and its companion key.
-    ///
-    /// # Errors
-    /// [`CsrError::Sign`].
-    pub fn create_pem(key: &NodeKey, name: &str) -> Result<String, CsrError> {
-        let sign_error = |e: rcgen::Error| CsrError::Sign(e.to_string());
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let own = params.serialize_request(key).map_err(sign_error)?;
-        let companion_pem = key.companion_key().to_pem();
-        let companion_pair = KeyPair::from_pem(&companion_pem).map_err(sign_error)?;
-        let companion = params
-            .serialize_request(&companion_pair)
-            .map_err(sign_error)?;
-        Ok([
-            pem_text("CERTIFICATE REQUEST", own.der()),
-            pem_text("CERTIFICATE REQUEST", companion.der()),
-        ]
-        .concat())
-    }
-
-    /// Reads and proves one or two requests. `openssl req -new` with an Ed25519 key makes the first just as well.
-    ///
-    /// # Errors
-    /// [`CsrError`].
-    pub fn from_pem(text: &str) -> Result<Self, CsrError> {
-        if text.len() > 4 * MAX_CSR_BYTES {
-            return Err(CsrError::Malformed);
-        }
-        let blocks = pem::parse_many(text).map_err(|_| CsrError::Malformed)?;
-        let mut requests = blocks
-            .iter()
-            .filter(|b| matches!(b.tag(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST"));
-        let (key, common_name) = read_csr(requests.next().ok_or(CsrError::NotPem)?.contents())?;
-        let SubjectKey::Ed25519(public) = key else {
-            return Err(CsrError::WrongAlgorithm(match key {
-                SubjectKey::Other(name) => format!("a key of type {name}"),
-                _ => "an elliptic-curve key (P-256)".to_owned(),
-            }));
-        };
-        let companion_key = match requests.next() {
-            None => None,
-            Some(block) => match read_csr(block.contents())? {
-                (SubjectKey::P256(point), _) => Some(point),
-                _ => return Err(CsrError::BadCompanion),
-            },
-        };
-        let peer_id = peer_id_of_public_key(&public).ok_or(CsrError::Malformed)?;
-        Ok(Self {
-            peer_id,
-            common_name,
-            companion_key,
-        })
-    }
-
-    /// The node that asks.
-    #[must_use]
-    pub fn peer_id(&self) -> PeerId {
-        self.peer_id
-    }
-
-    /// The name it asks for.
-    #[must_use]
-    pub fn common_name(&self) -> Option<&str> {
-        self.common_name.as_deref()
-    }
-
-    /// The public point of its companion key, for [`LeafRequest::companion_key`].
-    #[must_use]
-    pub fn companion_key(&self) -> Option<&[u8]> {
-        self.companion_key.as_deref()
-    }
-}
-
-fn read_csr(der: &[u8]) -> Result<(SubjectKey, Option<String>), CsrError> {
-    if der.len() > MAX_CSR_BYTES {
-        return Err(CsrError::Malformed);
-    }
-    let (rest, csr) = X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
-    if !rest.is_empty() {
-        return Err(CsrError::Malformed);
-    }
-    let info = &csr.certification_request_info;
-    let key = key_of_spki(&info.subject_pki);
-    csr.verify_signature()
-        .map_err(|_| CsrError::NoProofOfPossession)?;
-    let name = info
-        .subject
-        .iter_common_name()
-        .next()
-        .and_then(|cn| cn.as_str().ok())
-        .map(str::to_owned);
-    Ok((key, name))
 }
 
 /// A public key without its private half.

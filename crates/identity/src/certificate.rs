@@ -155,7 +155,7 @@ impl CertificateFacts {
             match extension.parsed_extension() {
                 ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
                 ParsedExtension::SubjectKeyIdentifier(id) => {
-                    self.subject_key_id = Some(id.0.to_vec())
+                    self.subject_key_id = Some(id.0.to_vec());
                 }
                 ParsedExtension::AuthorityKeyIdentifier(id) => {
                     self.authority_key_id = id.key_identifier.as_ref().map(|id| id.0.to_vec());

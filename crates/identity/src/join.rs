@@ -20,11 +20,10 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::authority::{
-    CertificateAuthority, Csr, CsrError, IssueError, LeafRequest, Serial, WildcardNames,
-};
+use crate::authority::{CertificateAuthority, IssueError, LeafRequest, Serial, WildcardNames};
 use crate::capability::Capabilities;
 use crate::certificate::{Leaf, LeafError};
+use crate::csr::{Csr, CsrError};
 use crate::key::NodeKey;
 use crate::ledger::IssuanceLedger;
 use crate::organization::OrganizationId;

@@ -10,6 +10,7 @@
 mod authority;
 mod capability;
 mod certificate;
+mod csr;
 pub mod join;
 mod key;
 mod ledger;
@@ -23,14 +24,15 @@ mod trust;
 mod verify;
 
 pub use authority::{
-    CA_VALIDITY, CaRequest, CertificateAuthority, CrlRequest, Csr, CsrError, ISSUE_BACKDATE,
-    IssueError, LeafRequest, LoadAuthorityError, RevokedSerial, Serial, WildcardNames,
+    CA_VALIDITY, CaRequest, CertificateAuthority, CrlRequest, ISSUE_BACKDATE, IssueError,
+    LeafRequest, LoadAuthorityError, RevokedSerial, Serial, WildcardNames,
 };
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use certificate::{
     CAPABILITIES_OID, CertificateFacts, Leaf, LeafError, MAX_CERTIFICATE_BYTES,
     MAX_CHAIN_CERTIFICATES, RENEW_BEFORE, SpiffeId, SubjectKey, decode_chain, encode_chain,
 };
+pub use csr::{Csr, CsrError};
 pub use key::{
     CompanionKey, KeyError, NodeKey, peer_id_of_public_key, peer_id_serde, public_key_of_peer_id,
 };

@@ -26,9 +26,9 @@ pub enum ReplaceError {
     )]
     OtherNode {
         /// The peer id in the certificate.
-        found: PeerId,
+        found: Box<PeerId>,
         /// The peer id of the node's key.
-        own: PeerId,
+        own: Box<PeerId>,
     },
     /// Other members would refuse the leaf.
     #[error("other members would refuse this node: {0}")]
@@ -390,8 +390,8 @@ impl Trust {
     ) -> Result<OwnLeaf, ReplaceError> {
         if leaf.peer_id() != self.peer_id() {
             return Err(ReplaceError::OtherNode {
-                found: leaf.peer_id(),
-                own: self.peer_id(),
+                found: Box::new(leaf.peer_id()),
+                own: Box::new(self.peer_id()),
             });
         }
         let member = verify_member(leaf.chain_der(), roots, revocations, now)?;

@@ -158,9 +158,9 @@ pub enum Refusal {
     #[error("its certificate names {named}, but the key belongs to {actual}")]
     PeerIdMismatch {
         /// The peer id named in the certificate, or the one expected.
-        named: PeerId,
+        named: Box<PeerId>,
         /// The peer id of the key, or the one that answered.
-        actual: PeerId,
+        actual: Box<PeerId>,
     },
     /// A proven member without a capability that is needed here.
     #[error("it lacks the capability {0}")]
@@ -247,8 +247,8 @@ pub fn verify_member(
         let actual = crate::key::peer_id_of_public_key(key)
             .ok_or(Refusal::Malformed("its key is no Ed25519 point"))?;
         return Err(Refusal::PeerIdMismatch {
-            named: spiffe.peer_id,
-            actual,
+            named: Box::new(spiffe.peer_id),
+            actual: Box::new(actual),
         });
     }
     Ok(Member {

@@ -35,8 +35,8 @@ impl ExpectedPeer {
     pub fn check(&self, member: &Member) -> Result<(), Refusal> {
         match self {
             Self::Peer(expected) if *expected != member.peer_id => Err(Refusal::PeerIdMismatch {
-                named: *expected,
-                actual: member.peer_id,
+                named: Box::new(*expected),
+                actual: Box::new(member.peer_id),
             }),
             Self::Capability(needed) if !member.allows(needed) => {
                 Err(Refusal::MissingCapability(needed.clone()))
