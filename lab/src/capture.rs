@@ -1,32 +1,48 @@
 //! Recording what passes on a link, and looking for bytes in it afterwards.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::LabError;
 use crate::core::pcap::{FILE_HEADER_BYTES, FileHeader, MarkerSearch, RECORD_HEADER_BYTES};
-use crate::namespace::Entry;
+use crate::namespace::Namespace;
+use crate::packet_socket::PacketSocket;
 use crate::process::Process;
-use crate::{LabError, ProcessError};
 
 /// How long `tcpdump` may take to start, or to write its last frames: a fraction of a second, but for a busy machine.
 const WITHIN: Duration = Duration::from_secs(10);
+
+/// How often `tcpdump` is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The last frame of a capture, sent by the capture itself, so that what came before it is known to be in the file. To the
+/// address of link-layer discovery, which no bridge forwards, of a type for local experiments (IEEE 802).
+const LAST_FRAME: &[u8] =
+    b"\x01\x80\xc2\x00\x00\x0e\x02\x00\x00\x00\x00\x01\x88\xb5this is the end of the capture ";
 
 /// A capture that runs; dropping it ends it without a recording.
 #[derive(Debug)]
 pub struct Capture {
     tcpdump: Process,
     file: PathBuf,
+    namespace: Arc<Namespace>,
+    interface: String,
 }
 
 impl Capture {
     /// Returns once every later frame is captured.
-    pub(crate) fn start(entry: &Entry, interface: &str, outputs: &Path) -> Result<Self, LabError> {
+    pub(crate) fn start(
+        namespace: &Arc<Namespace>,
+        interface: &str,
+        outputs: &Path,
+    ) -> Result<Self, LabError> {
         static CAPTURES: AtomicU32 = AtomicU32::new(0);
         let file = outputs.join(format!(
             "capture-{}.pcap",
@@ -38,7 +54,7 @@ impl Capture {
             .arg(&file)
             // Each frame is written when it arrives, by root (the folder is ours alone), with 16 MiB to fall behind.
             .args(["-U", "--immediate-mode", "-Z", "root", "-B", "16384"]);
-        let mut tcpdump = Process::spawn("capture", entry, command, outputs)?;
+        let mut tcpdump = Process::spawn("capture", namespace.entry(), command, outputs)?;
         let deadline = Instant::now() + WITHIN;
         while !tcpdump.stderr().contains("listening on") {
             if !tcpdump.is_running() || Instant::now() >= deadline {
@@ -48,19 +64,54 @@ impl Capture {
                     source: io::Error::other("tcpdump ended before it began"),
                 });
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(LOOK_EVERY);
         }
-        Ok(Self { tcpdump, file })
+        Ok(Self {
+            tcpdump,
+            file,
+            namespace: Arc::clone(namespace),
+            interface: interface.to_owned(),
+        })
     }
 
-    /// Ends the capture.
+    /// Ends the capture, with everything in it that passed before this call.
     ///
     /// # Errors
-    /// When `tcpdump` failed or does not end.
-    pub fn stop(mut self) -> Result<Recording, ProcessError> {
+    /// When the interface is down or gone, or `tcpdump` failed or does not end.
+    pub fn stop(mut self) -> Result<Recording, LabError> {
+        self.wait_for_all()?;
         self.tcpdump.signal(Signal::TERM)?;
         self.tcpdump.wait_success(WITHIN)?;
         Ok(Recording { file: self.file })
+    }
+
+    /// On a signal `tcpdump` ends without writing what it has not looked at yet, so its end has to pass through it first.
+    fn wait_for_all(&mut self) -> Result<(), LabError> {
+        let system = || LabError::system(format!("end the capture on {}", self.interface));
+        let mut file = File::open(&self.file).map_err(system())?;
+        let so_far = file.seek(SeekFrom::End(0)).map_err(system())?;
+        self.namespace
+            .enter(|| {
+                PacketSocket::open(&self.interface)
+                    .map(|socket| socket.send(&[LAST_FRAME.to_vec()]))
+            })?
+            .map_err(system())?;
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let mut rest = Vec::new();
+            file.seek(SeekFrom::Start(so_far)).map_err(system())?;
+            file.read_to_end(&mut rest).map_err(system())?;
+            if rest
+                .windows(LAST_FRAME.len())
+                .any(|bytes| bytes == LAST_FRAME)
+            {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(system()(io::ErrorKind::TimedOut.into()));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 }
 
@@ -105,7 +156,7 @@ impl Recording {
         Ok(found)
     }
 
-    /// Gives each frame to `look` until it returns `false`. A last frame cut short is left out.
+    /// Gives each frame to `look` until it returns `false`, but for those that end captures.
     fn each_frame(&self, mut look: impl FnMut(&[u8]) -> bool) -> Result<(), LabError> {
         let system = |source| LabError::System {
             what: format!("read {}", self.file.display()),
@@ -123,7 +174,8 @@ impl Recording {
         let mut frame = Vec::new();
         while read_whole(&mut file, &mut record).map_err(system)? {
             frame.resize(header.frame_bytes(&record).map_err(format)?, 0);
-            if !read_whole(&mut file, &mut frame).map_err(system)? || !look(&frame) {
+            let whole = read_whole(&mut file, &mut frame).map_err(system)?;
+            if !whole || !(frame.starts_with(LAST_FRAME) || look(&frame)) {
                 break;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
@@ -106,12 +107,15 @@ impl Link {
         self.segment.set("down")
     }
 
-    /// Plugs the cable in again.
+    /// Plugs the cable in again, and returns when it carries.
     ///
     /// # Errors
     /// What the system refused.
     pub fn plug(&self) -> Result<(), LabError> {
-        self.segment.set("up")
+        self.segment.set("up")?;
+        self.segment
+            .namespace
+            .wait_until_up(&self.segment.interface)
     }
 
     /// Records what passes the machine's end, cut packets that arrive there included.
@@ -120,7 +124,7 @@ impl Link {
     /// When the capture does not start within ten seconds.
     pub fn capture(&self) -> Result<Capture, LabError> {
         Capture::start(
-            self.machine.namespace.entry(),
+            &self.machine.namespace,
             &self.machine.interface,
             self.lab.outputs(),
         )
@@ -192,7 +196,8 @@ impl End {
             "gro",
             "off",
         ];
-        self.namespace.tool("ethtool", &features, "")
+        self.namespace.tool("ethtool", &features, "")?;
+        Ok(())
     }
 }
 
@@ -217,7 +222,7 @@ impl ShapedLink {
         }
     }
 
-    /// What happened to packets so far.
+    /// What happened to packets so far, but for those of the last moment.
     #[must_use]
     pub fn stats(&self, direction: Direction) -> LinkStats {
         self.shim.stats(direction)
@@ -242,6 +247,9 @@ pub(crate) fn connect(
     veth(&machine, &port)?;
     configure(&machine, addresses)?;
     segment.plug(&port.interface)?;
+    for end in [&machine, &port] {
+        end.namespace.wait_until_up(&end.interface)?;
+    }
     Ok(link(host, machine, port))
 }
 
@@ -278,6 +286,9 @@ pub(crate) fn connect_through_shim(
     host.lab().keep_shim(Arc::clone(&shim));
     configure(&machine, addresses)?;
     segment.plug(&port.interface)?;
+    for end in [&machine, &near, &far, &port] {
+        end.namespace.wait_until_up(&end.interface)?;
+    }
     Ok(ShapedLink {
         link: link(host, machine, port),
         shim,
@@ -306,11 +317,17 @@ fn link(host: &Host, machine: End, segment: End) -> Link {
 }
 
 /// Makes a veth pair right in its two namespaces, so that it never appears on the machine itself.
+///
+/// The two ends get different interface numbers: where they are equal by chance, the kernel takes the pair for a physical
+/// interface and delays its carrier by up to a second.
 fn veth(one: &End, other: &End) -> Result<(), LabError> {
+    static NUMBERS: AtomicU32 = AtomicU32::new(100);
+    let number = NUMBERS.fetch_add(2, Ordering::Relaxed);
     one.namespace.ip(&[format!(
-        "link add name {} type veth peer name {} netns {}",
+        "link add name {} index {number} type veth peer name {} index {} netns {}",
         one.interface,
         other.interface,
+        number + 1,
         other.namespace.name()
     )])
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -22,6 +23,9 @@ use crate::available::find_tool;
 pub(crate) const NAMESPACES: &str = "/run/netns";
 /// Where iproute2 looks for files that replace those of `/etc` inside a namespace.
 pub(crate) const ETC_NAMESPACES: &str = "/etc/netns";
+
+/// How long an interface may take to come up: the kernel's own slow path takes a second.
+const UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Set in every namespace before it has an interface: addresses are usable at once (no duplicate address detection, no
 /// router solicitation), routers do not send hosts around themselves, and a reverse path check does not hide packets.
@@ -152,16 +156,43 @@ impl Namespace {
 
     /// Runs lines of `ip` in one go.
     pub(crate) fn ip(&self, lines: &[String]) -> Result<(), LabError> {
-        self.tool("ip", &["-batch", "-"], &lines.join("\n"))
+        self.tool("ip", &["-batch", "-"], &lines.join("\n"))?;
+        Ok(())
+    }
+
+    /// Waits until an interface carries frames. The kernel reports a new carrier from a work queue, after the call that made
+    /// it; until then a bridge's port drops what comes.
+    pub(crate) fn wait_until_up(&self, interface: &str) -> Result<(), LabError> {
+        let deadline = Instant::now() + UP_WITHIN;
+        loop {
+            // "eth0@if7  UP  02:00:… <BROADCAST,…>"
+            let state = self.tool("ip", &["-brief", "link", "show", "dev", interface], "")?;
+            if state.split_whitespace().nth(1) == Some("UP") {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(LabError::System {
+                    what: format!("bring {interface} up in namespace {}", self.name),
+                    source: io::ErrorKind::TimedOut.into(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Loads rules; all or nothing.
     pub(crate) fn nft(&self, rules: &str) -> Result<(), LabError> {
-        self.tool("nft", &["-f", "-"], rules)
+        self.tool("nft", &["-f", "-"], rules)?;
+        Ok(())
     }
 
-    /// Runs a tool inside, with `input` on its standard input.
-    pub(crate) fn tool(&self, tool: &str, arguments: &[&str], input: &str) -> Result<(), LabError> {
+    /// Runs a tool inside, with `input` on its standard input; returns what it wrote.
+    pub(crate) fn tool(
+        &self,
+        tool: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<String, LabError> {
         let mut command = Command::new(find_tool(tool).unwrap_or_else(|| tool.into()));
         command.args(arguments);
         self.entry.apply(&mut command);
@@ -207,10 +238,11 @@ fn c_path(path: &Path) -> io::Result<CString> {
 fn ip(arguments: &[&str]) -> Result<(), LabError> {
     let mut command = Command::new(find_tool("ip").unwrap_or_else(|| "ip".into()));
     command.args(arguments);
-    run(command, "of the machine", "")
+    run(command, "of the machine", "")?;
+    Ok(())
 }
 
-fn run(mut command: Command, namespace: &str, input: &str) -> Result<(), LabError> {
+fn run(mut command: Command, namespace: &str, input: &str) -> Result<String, LabError> {
     let line = format!("{command:?}");
     let failed = |source| LabError::System {
         what: format!("run {line} in namespace {namespace}"),
@@ -218,7 +250,7 @@ fn run(mut command: Command, namespace: &str, input: &str) -> Result<(), LabErro
     };
     let mut child = command
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
@@ -228,10 +260,10 @@ fn run(mut command: Command, namespace: &str, input: &str) -> Result<(), LabErro
     }
     let output = child.wait_with_output().map_err(failed)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(LabError::Tool {
-        command: format!("{line} <<< {input:?}"),
+        command: line,
         namespace: namespace.to_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })

@@ -121,7 +121,7 @@ fn cone(
     oifname \"{outside}\" masquerade
   }}
   chain remember {{
-    add @inside {{ meta l4proto . th sport : ct original ip saddr . ct original proto-src }}
+    meta l4proto {{ tcp, udp }} add @inside {{ meta l4proto . th sport : ct original ip saddr . ct original proto-src }}
     add @contacted {{ meta l4proto . th sport . ip daddr }}
   }}
   chain learn {{ type filter hook postrouting priority srcnat + 10; policy accept;

@@ -9,12 +9,12 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 /// Frames per system call: enough to spread its cost, few enough that the first does not wait for the last.
 pub(crate) const BATCH: usize = 64;
 
-/// The largest frame taken: the largest MTU a lab link has (9000) with its Ethernet header. Larger ones come only from
-/// segmentation offload, which the lab turns off.
-pub(crate) const MAX_FRAME_BYTES: usize = 9216;
+/// Room for one frame: the MTU of 1500 with its Ethernet header, and to spare. Larger ones come only from segmentation
+/// offload, which the lab turns off.
+pub(crate) const MAX_FRAME_BYTES: usize = 2048;
 
 /// What the kernel keeps for us while we are busy. More than the link model's own queues would hold up.
-const RECEIVE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
+const RECEIVE_BUFFER_BYTES: libc::c_int = 16 * 1024 * 1024;
 
 /// A packet socket bound to one interface.
 #[derive(Debug)]
@@ -42,18 +42,21 @@ impl PacketSocket {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         let index = rustix::net::netdevice::name_to_index(&socket, interface)?;
-        // SOL_SOCKET's limit is set per machine; root may pass it.
-        set_option(
-            &socket,
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            RECEIVE_BUFFER_BYTES as libc::c_int,
-        )?;
-        // Or we would forward our own frames back and forth for ever.
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
-        set_option(&socket, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
         socket.bind(&every_frame_of(index)?)?;
         Ok(Self { socket })
+    }
+
+    /// As [`PacketSocket::open`], for one side of a forwarder: it receives nothing that was sent on the interface, or a
+    /// forwarder would send frames back and forth for ever.
+    pub(crate) fn open_to_forward(interface: &str) -> io::Result<Self> {
+        let packets = Self::open(interface)?;
+        let set = |level, option, value| set_option(&packets.socket, level, option, value);
+        set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+        // Straight to the interface; nobody captures here.
+        set(libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+        // Beyond the machine's limit, which root may pass.
+        set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)?;
+        Ok(packets)
     }
 
     /// Takes what has arrived, at most one batch, and returns how many frames that were; 0 when there is nothing. Frames

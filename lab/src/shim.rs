@@ -48,7 +48,7 @@ impl Shim {
         eprintln!("link shim {}: seed {seed}", namespace.name());
         let open = |interface: &str| {
             namespace
-                .enter(|| PacketSocket::open(interface))?
+                .enter(|| PacketSocket::open_to_forward(interface))?
                 .map_err(LabError::system(format!(
                     "open a packet socket on {interface} in {}",
                     namespace.name()
@@ -140,8 +140,11 @@ impl Worker {
             let _ = rustix::thread::set_current_timer_slack(Some(microsecond));
         }
         let mut buffers = ReceiveBuffers::new();
-        while self.obey_orders() {
+        loop {
             self.transmit_due();
+            if !self.report_and_obey() {
+                return;
+            }
             let Some([near, far]) = self.wait() else {
                 return;
             };
@@ -153,8 +156,8 @@ impl Worker {
         }
     }
 
-    /// Takes new conditions over and reports; `false` when the thread is to end.
-    fn obey_orders(&mut self) -> bool {
+    /// Reports and takes new conditions over; `false` when the thread is to end.
+    fn report_and_obey(&mut self) -> bool {
         let mut shared = self.control.lock();
         for (direction, core) in self.directions.iter_mut().enumerate() {
             shared.stats[direction] = core.stats();

@@ -330,3 +330,201 @@ impl PartialEq for OnTheWay {
 }
 
 impl Eq for OnTheWay {}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    const SEED: u64 = 0x5eed;
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// Sends `count` packets of `bytes`, `spacing` apart; returns number and arrival of each that comes out.
+    fn run(
+        impairment: Impairment,
+        count: u32,
+        bytes: usize,
+        spacing: Duration,
+    ) -> (Vec<(u32, Duration)>, LinkStats) {
+        println!("seed {SEED:#x}");
+        let mut random = Random::from_seed(SEED);
+        let mut link = LinkCore::new(impairment);
+        let mut arrivals = Vec::new();
+        let mut drain = |link: &mut LinkCore, until: Duration| {
+            while let Some(due) = link.poll_timeout().filter(|due| *due <= until) {
+                while let Some(packet) = link.poll_transmit(due) {
+                    arrivals.push((u32::from_be_bytes(packet[..4].try_into().unwrap()), due));
+                }
+            }
+        };
+        for number in 0..count {
+            let now = spacing * number;
+            drain(&mut link, now);
+            let mut packet = vec![0; bytes];
+            packet[..4].copy_from_slice(&number.to_be_bytes());
+            link.handle_packet(packet, now, &mut random);
+        }
+        drain(&mut link, Duration::MAX);
+        assert_eq!(link.in_flight_bytes, 0);
+        let stats = link.stats();
+        (arrivals, stats)
+    }
+
+    #[test]
+    fn given_a_perfect_link_when_packets_pass_then_all_come_out_at_once_in_order() {
+        let (arrivals, _) = run(Impairment::default(), 100, 100, MILLISECOND);
+        let expected: Vec<_> = (0..100)
+            .map(|number| (number, MILLISECOND * number))
+            .collect();
+        assert_eq!(arrivals, expected);
+    }
+
+    #[test]
+    fn given_a_delay_when_packets_pass_then_each_is_late_by_exactly_that() {
+        let (arrivals, _) = run(Impairment::delay(40 * MILLISECOND), 100, 100, MILLISECOND);
+        assert!(
+            arrivals
+                .iter()
+                .all(|(number, at)| *at == MILLISECOND * (number + 40))
+        );
+    }
+
+    #[test]
+    fn given_five_percent_loss_when_many_pass_then_about_five_percent_are_missing() {
+        let impairment = Impairment {
+            loss: Probability::percent(5),
+            ..Impairment::default()
+        };
+        let (arrivals, stats) = run(impairment, 100_000, 100, MILLISECOND);
+        // Five standard deviations of a binomial: sqrt(100000 * 0.05 * 0.95) = 69.
+        assert!((4_655..=5_345).contains(&stats.lost), "{stats:?}");
+        assert_eq!(arrivals.len() as u64, 100_000 - stats.lost);
+    }
+
+    #[test]
+    fn given_the_same_seed_when_run_twice_then_the_same_packets_are_lost() {
+        let impairment = Impairment {
+            loss: Probability::percent(20),
+            jitter: 3 * MILLISECOND,
+            ..Impairment::default()
+        };
+        let first = run(impairment.clone(), 1_000, 100, MILLISECOND);
+        assert_eq!(first, run(impairment, 1_000, 100, MILLISECOND));
+    }
+
+    #[test]
+    fn given_jitter_when_packets_pass_then_delays_vary_within_it_and_order_holds() {
+        let impairment = Impairment {
+            delay: 20 * MILLISECOND,
+            jitter: 5 * MILLISECOND,
+            ..Impairment::default()
+        };
+        let (arrivals, _) = run(impairment, 10_000, 100, 20 * MILLISECOND);
+        let delays: Vec<Duration> = arrivals
+            .iter()
+            .map(|(number, at)| *at - 20 * MILLISECOND * *number)
+            .collect();
+        let (least, most) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+        assert!(
+            *least >= 15 * MILLISECOND && *least < 16 * MILLISECOND,
+            "{least:?}"
+        );
+        assert!(
+            *most <= 25 * MILLISECOND && *most > 24 * MILLISECOND,
+            "{most:?}"
+        );
+        assert!(arrivals.is_sorted());
+    }
+
+    #[test]
+    fn given_jitter_greater_than_the_spacing_when_packets_pass_then_none_overtakes() {
+        let impairment = Impairment {
+            delay: 20 * MILLISECOND,
+            jitter: 20 * MILLISECOND,
+            ..Impairment::default()
+        };
+        let (arrivals, _) = run(impairment, 1_000, 100, MILLISECOND);
+        assert!(arrivals.iter().map(|(number, _)| number).is_sorted());
+    }
+
+    #[test]
+    fn given_reordering_when_packets_pass_then_held_back_ones_are_overtaken_and_none_is_lost() {
+        let impairment = Impairment {
+            reorder: Probability::percent(10),
+            reorder_by: 5 * MILLISECOND,
+            ..Impairment::default()
+        };
+        let (arrivals, stats) = run(impairment, 10_000, 100, MILLISECOND);
+        let overtaken = arrivals
+            .windows(2)
+            .filter(|pair| pair[0].0 > pair[1].0)
+            .count();
+        assert_eq!(arrivals.len(), 10_000);
+        assert!((850..=1_150).contains(&stats.reordered), "{stats:?}");
+        assert!(overtaken > 500, "{overtaken}");
+    }
+
+    #[test]
+    fn given_duplication_when_packets_pass_then_copies_arrive_beside_the_originals() {
+        let impairment = Impairment {
+            duplicate: Probability::percent(10),
+            ..Impairment::default()
+        };
+        let (mut arrivals, stats) = run(impairment, 10_000, 100, MILLISECOND);
+        assert_eq!(arrivals.len() as u64, 10_000 + stats.duplicated);
+        assert!((850..=1_150).contains(&stats.duplicated), "{stats:?}");
+        arrivals.dedup();
+        assert_eq!(arrivals.len(), 10_000);
+    }
+
+    #[test]
+    fn given_ten_megabits_when_a_burst_comes_then_it_leaves_at_ten_megabits() {
+        let impairment = Impairment {
+            rate: Some(Rate::mbps(10)),
+            ..Impairment::default()
+        };
+        let (arrivals, stats) = run(impairment, 100, 1_250, Duration::ZERO);
+        // 1,250 bytes are 10,000 bits, one millisecond at this rate.
+        assert_eq!(arrivals.last().unwrap().1, 100 * MILLISECOND);
+        assert_eq!(stats.queue_dropped, 0);
+    }
+
+    #[test]
+    fn given_a_short_queue_when_a_burst_comes_then_the_newest_are_dropped() {
+        let impairment = Impairment {
+            rate: Some(Rate::mbps(10)),
+            queue_bytes: 12_500,
+            ..Impairment::default()
+        };
+        let (arrivals, stats) = run(impairment, 100, 1_250, Duration::ZERO);
+        let numbers: Vec<u32> = arrivals.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+        assert_eq!(stats.queue_dropped, 90);
+    }
+
+    #[test]
+    fn given_a_long_delay_when_more_comes_than_may_be_on_the_way_then_the_rest_is_dropped() {
+        let mut random = Random::from_seed(SEED);
+        let mut link = LinkCore::new(Impairment::delay(Duration::from_secs(3600)));
+        let megabyte = 1024 * 1024;
+        for _ in 0..64 {
+            let verdict = link.handle_packet(vec![0; megabyte], Duration::ZERO, &mut random);
+            assert_eq!(verdict, Verdict::Scheduled);
+        }
+        let verdict = link.handle_packet(vec![0; 1], Duration::ZERO, &mut random);
+        assert_eq!(verdict, Verdict::QueueFull);
+    }
+
+    #[test]
+    fn given_a_delay_that_falls_when_packets_follow_then_those_on_the_way_are_not_overtaken() {
+        let mut random = Random::from_seed(SEED);
+        let mut link = LinkCore::new(Impairment::delay(40 * MILLISECOND));
+        link.handle_packet(vec![1], Duration::ZERO, &mut random);
+        link.set_impairment(Impairment::default());
+        link.handle_packet(vec![2], MILLISECOND, &mut random);
+        assert_eq!(link.poll_transmit(39 * MILLISECOND), None);
+        assert_eq!(link.poll_transmit(40 * MILLISECOND), Some(vec![1]));
+        assert_eq!(link.poll_transmit(40 * MILLISECOND), Some(vec![2]));
+    }
+}
