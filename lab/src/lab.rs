@@ -1,7 +1,6 @@
 //! The lab itself: what makes machines and networks, and takes all of them away again.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +13,7 @@ use crate::namespace::Namespace;
 use crate::nat::Nat;
 use crate::router::Router;
 use crate::shim::Shim;
+use crate::skip::skip;
 use crate::{LabError, Reason, available, leftovers};
 
 /// A set of machines and networks that shares nothing with the machine it runs on, nor with other labs.
@@ -90,8 +90,7 @@ impl Lab {
         match Self::new(name) {
             Ok(lab) => Some(lab),
             Err(LabError::Unavailable(reason)) => {
-                // Nobody to tell when standard error is closed.
-                let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {reason}");
+                skip(name, reason);
                 None
             }
             Err(error) => panic!("lab {name}: {error}"),

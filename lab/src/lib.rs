@@ -28,6 +28,7 @@ mod packet_socket;
 mod process;
 mod router;
 mod shim;
+mod skip;
 
 pub use self::core::link::{Impairment, LinkStats, Probability, Rate};
 pub use available::Reason;
@@ -43,3 +44,4 @@ pub use nat::{Filtering, Hairpin, Nat};
 pub use process::{Output, Process};
 pub use router::Router;
 pub use rustix::process::Signal;
+pub use skip::skip;

@@ -36,6 +36,7 @@ pub(super) const FOR_TESTS: &[Tool] = &[
         "ethtool",
         "the lab turns offloads off where a test counts packets",
     ),
+    tool("ping", "iputils-ping", "hosts of the lab reach each other"),
     tool(
         "openssl",
         "openssl",
