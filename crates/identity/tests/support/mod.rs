@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use warren_identity::{
@@ -48,9 +49,13 @@ pub fn ca_of(
     CertificateAuthority::create(&request, made_at).unwrap()
 }
 
-/// The organisation's CA.
+/// The organisation's CA, the same certificate each time: its ECDSA signature would differ if it were made anew.
 pub fn ca() -> CertificateAuthority {
-    ca_of(org(), 100, at(NOW_S - 100 * DAY))
+    static FILES: LazyLock<(String, String)> = LazyLock::new(|| {
+        let made = ca_of(org(), 100, at(NOW_S - 100 * DAY));
+        (made.certificate_pem(), made.key_pem().to_owned())
+    });
+    CertificateAuthority::from_pem(&FILES.0, &FILES.1, None).unwrap()
 }
 
 /// What node `n` asks for: `node-<n>` on loopback, storage and discovery, one year, with a companion.
