@@ -1,0 +1,118 @@
+//! The file that `warren init` writes.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// What a first configuration says.
+#[derive(Debug, Clone)]
+pub struct Template<'a> {
+    /// Name of the node.
+    pub node_id: &'a str,
+    /// The organisation.
+    pub organization_id: &'a str,
+    /// Region label.
+    pub region: Option<&'a str>,
+    /// The node's key; a relative path counts from the folder of the written file.
+    pub peer_key: &'a Path,
+    /// Its certificate.
+    pub tls_cert: &'a Path,
+    /// The organisation's CA certificate.
+    pub ca_cert: &'a Path,
+    /// The CA's folder where this node signs for others; adds the role `issuer`.
+    pub issuer_dir: Option<&'a Path>,
+    /// Data directory.
+    pub storage_path: &'a Path,
+}
+
+impl Template<'_> {
+    /// A commented `warren.yaml` that loads.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let path = |path: &Path| quote(&path.display().to_string());
+        let region = self.region.map_or_else(
+            || "  # region: us-west\n".to_owned(),
+            |r| format!("  region: {}\n", quote(r)),
+        );
+        let (roles, issuer) = match self.issuer_dir {
+            Some(dir) => (
+                "storage, issuer",
+                format!("    issuer_dir: {}\n", path(dir)),
+            ),
+            None => ("storage", String::new()),
+        };
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = write!(
+            text,
+            "\
+# Warren node. 'warren check --config FILE' finds every mistake, 'warren config show --config FILE' prints all values,
+# 'warren config schema' describes all keys. ${{VAR}} stands for an environment variable; any key can be set by one,
+# WARREN_NETWORK__LIBP2P__MDNS__ENABLED=false say.
+
+network:
+  node_id: {node_id}
+  organization_id: {organization_id}
+{region}
+  libp2p:
+    peer_key: {peer_key}
+    listen_addresses:
+      - /ip4/0.0.0.0/tcp/4001
+      - /ip6/::/tcp/4001
+      - /ip4/0.0.0.0/udp/4001/quic-v1
+      - /ip6/::/udp/4001/quic-v1
+    # Behind a port forwarding, what others dial:
+    # announce_addresses: [/dns4/node1.example.com/tcp/4001]
+    # Nodes to join through, besides those found on the local network:
+    # bootstrap_peers: [/ip4/10.0.1.5/tcp/4001/p2p/<peer id>]
+
+  # Or discovery servers to join through:
+  # discovery:
+  #   servers: [https://discovery.example.com:8443]
+
+  security:
+    tls_cert: {tls_cert}
+    tls_key: {peer_key}
+    ca_cert: {ca_cert}
+{issuer}    admission: members
+
+roles: [{roles}]
+
+api:
+  listen_address: 127.0.0.1:8080
+
+storage:
+  path: {storage_path}
+  max_size: 100GB
+
+# Health and metrics for other machines, read-only:
+# monitoring:
+#   listen_address: 0.0.0.0:9100
+
+logging:
+  level: info
+  format: text
+",
+            node_id = quote(self.node_id),
+            organization_id = quote(self.organization_id),
+            peer_key = path(self.peer_key),
+            tls_cert = path(self.tls_cert),
+            ca_cert = path(self.ca_cert),
+            storage_path = path(self.storage_path),
+        );
+        text
+    }
+}
+
+/// `text` as a YAML scalar that reads back as itself, `${` included.
+fn quote(text: &str) -> String {
+    let text = text.replace("${", "$${");
+    let plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
+        && !matches!(text.as_str(), "null" | "true" | "false");
+    if plain {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "''"))
+}
