@@ -1,0 +1,124 @@
+//! Books connections in and out, and keeps out what admission did not let in.
+//!
+//! In a members-only mesh every connection the swarm sees has passed admission. Should one ever
+//! not have, it is denied here: fail closed.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+use warren_telemetry::DisconnectReason;
+
+use crate::config::AdmissionPolicy;
+use crate::gate::Gate;
+
+#[derive(Debug, thiserror::Error)]
+#[error("peer {0} has not proven membership")]
+struct NotAdmitted(PeerId);
+
+pub(crate) struct Gatekeeper {
+    gate: Arc<Gate>,
+    /// Connections of members that were booked in.
+    booked: BTreeMap<ConnectionId, PeerId>,
+}
+
+impl Gatekeeper {
+    pub(crate) fn new(gate: Arc<Gate>) -> Self {
+        Self {
+            gate,
+            booked: BTreeMap::new(),
+        }
+    }
+
+    fn book(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+    ) -> Result<dummy::ConnectionHandler, ConnectionDenied> {
+        if self.gate.desk.is_member(&peer) {
+            let region = self.gate.desk.region(&peer);
+            let organization = self.gate.trust.organization();
+            self.gate.network.connected(
+                &peer.to_string(),
+                organization.as_str(),
+                region.as_deref(),
+            );
+            self.gate.desk.opened(peer);
+            self.booked.insert(id, peer);
+        } else if self.gate.policy() == AdmissionPolicy::Members {
+            return Err(ConnectionDenied::new(NotAdmitted(peer)));
+        }
+        Ok(dummy::ConnectionHandler)
+    }
+
+    /// Another behaviour denied the connection after it was booked.
+    fn cancel(&mut self, id: ConnectionId) {
+        if let Some(peer) = self.booked.remove(&id) {
+            self.gate.desk.closed(&peer);
+            self.gate
+                .network
+                .disconnected(&peer.to_string(), DisconnectReason("denied"));
+        }
+    }
+}
+
+impl NetworkBehaviour for Gatekeeper {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.book(id, peer)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.book(id, peer)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            // The swarm task, which knows why, counts the end in the metrics.
+            FromSwarm::ConnectionClosed(event) => {
+                if let Some(peer) = self.booked.remove(&event.connection_id) {
+                    self.gate.desk.closed(&peer);
+                }
+            }
+            FromSwarm::DialFailure(event) => self.cancel(event.connection_id),
+            FromSwarm::ListenFailure(event) => self.cancel(event.connection_id),
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

@@ -1,0 +1,122 @@
+//! Which addresses we announce, and the signed record that says so.
+
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use warren_identity::{NodeRecord, Signed, Trust};
+
+use crate::config::NodeDescription;
+use crate::error::StartError;
+use crate::info::MeshEvent;
+use crate::node::{Node, unix_ms};
+
+/// Addresses one record has at most; what comes first is kept.
+const MAX_ADDRESSES: usize = 32;
+
+/// Address changes come in bursts; members are told once the burst is over.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// A record is announced again at least this often, so that members that joined meanwhile learn it.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
+
+/// What we announced, and when we do it again.
+#[derive(Debug, Default)]
+pub(super) struct Announced {
+    current: Vec<Multiaddr>,
+    due: Option<Instant>,
+}
+
+impl Announced {
+    pub(super) fn current(&self) -> &[Multiaddr] {
+        &self.current
+    }
+}
+
+/// Signs what we say of ourselves.
+pub(super) fn sign(
+    trust: &Trust,
+    node: &NodeDescription,
+    addresses: Vec<Multiaddr>,
+    sequence: u64,
+) -> Result<Signed<NodeRecord>, StartError> {
+    let record = NodeRecord {
+        peer_id: trust.peer_id(),
+        organization: trust.organization().clone(),
+        name: node.name.clone(),
+        region: node.region.clone(),
+        roles: node.roles.clone(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        bulk_addresses: node.bulk_addresses.clone(),
+        sequence,
+        issued_at_unix_s: unix_ms() / 1000,
+    };
+    Signed::sign(record, trust.key()).map_err(|error| StartError::Setup {
+        part: "node record",
+        reason: error.to_string(),
+    })
+}
+
+impl Node {
+    /// Recomputes what we announce; a change is signed at once and told once it has settled.
+    pub(super) fn addresses_changed(&mut self) {
+        let now = self.announceable();
+        if now != self.announced.current {
+            self.announced.current = now;
+            self.renew_record(Instant::now() + SETTLE);
+            self.emit(MeshEvent::AddressesChanged);
+        }
+    }
+
+    /// Signs a new record and plans to tell others.
+    pub(super) fn renew_record(&mut self, announce_at: Instant) {
+        let sequence = unix_ms().max(self.gate.record().value().sequence + 1);
+        let addresses = self.announced.current.clone();
+        match sign(&self.gate.trust, &self.config.node, addresses, sequence) {
+            Ok(record) => {
+                self.gate.set_record(record);
+                self.announced.due = Some(announce_at);
+            }
+            Err(error) => tracing::warn!("the old node record stays in use: {error}"),
+        }
+    }
+
+    pub(super) fn announce_due(&mut self, now: Instant) {
+        if self.announced.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.announced.due = Some(now + ANNOUNCE_INTERVAL);
+        self.announce_record();
+    }
+
+    /// Configured addresses alone; else where we listen, what was confirmed and what relays offer.
+    fn announceable(&self) -> Vec<Multiaddr> {
+        if !self.config.announce_addresses.is_empty() {
+            return self
+                .config
+                .announce_addresses
+                .iter()
+                .take(MAX_ADDRESSES)
+                .cloned()
+                .collect();
+        }
+        let mut addresses: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
+        addresses.extend(self.swarm.listeners().cloned());
+        addresses.sort();
+        addresses.dedup();
+        if addresses.iter().any(|address| !is_loopback(address)) {
+            addresses.retain(|address| !is_loopback(address));
+        }
+        addresses.truncate(MAX_ADDRESSES);
+        addresses
+    }
+}
+
+/// Whether an address leads nowhere but to its own machine.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}

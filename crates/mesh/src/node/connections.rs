@@ -1,0 +1,423 @@
+//! Connections that come, fail and go.
+
+use std::time::{Instant, SystemTime};
+
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::TransportError;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionDenied, ConnectionId, DialError, ListenError};
+use libp2p::{Multiaddr, PeerId, connection_limits, identify, mdns, ping};
+use warren_telemetry::DisconnectReason as Counted;
+
+use crate::core::admission::AdmissionError;
+use crate::core::conduct::Offence;
+use crate::core::gossip::behind;
+use crate::core::members::{Identity, Opened, Standing};
+use crate::core::protocol::MessageType;
+use crate::core::redial::Failure;
+use crate::error::ConnectError;
+use crate::info::{ConnectionInfo, DisconnectReason, MeshEvent};
+use crate::node::{Node, jitter};
+use crate::transport;
+
+/// Targets dialled per tick: a mesh that comes up does not dial everyone in the same instant.
+const DIALS_PER_TICK: usize = 16;
+
+/// Whom to keep dialling.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// A configured address, and who is expected there or was found there.
+    Bootstrap(Multiaddr),
+    /// A member seen before, or a neighbour found by mDNS.
+    Peer(PeerId),
+}
+
+impl Node {
+    pub(super) fn plan_bootstrap(&mut self, now: Instant) {
+        for address in self.config.bootstrap_peers.clone() {
+            if peer_of(&address) != Some(*self.swarm.local_peer_id()) {
+                self.redial.add(Target::Bootstrap(address), now);
+            }
+        }
+    }
+
+    pub(super) fn on_established(
+        &mut self,
+        peer: PeerId,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+    ) {
+        let admitted = self.gate.desk.take(&peer);
+        let behind = admitted
+            .as_ref()
+            .is_some_and(|a| behind(&self.gate.list_numbers(), &a.revocations));
+        let standing = match admitted {
+            Some(admitted) => Standing::Proven(Box::new(admitted)),
+            None if self.gate.desk.is_member(&peer) => Standing::Member,
+            None => Standing::Stranger,
+        };
+        let info = ConnectionInfo {
+            remote_address: endpoint.get_remote_address().clone(),
+            outbound: endpoint.is_dialer(),
+            relayed: endpoint.is_relayed(),
+        };
+        tracing::debug!(%peer, address = %info.remote_address, outbound = info.outbound, "connected");
+        let opened = self
+            .table
+            .opened(peer, id, info, standing, SystemTime::now());
+        if let Some(pending) = self.pending_connects.remove(&id) {
+            let _ = pending.reply.send(Ok(peer));
+        }
+        if let Some(target) = self.dialled_targets.remove(&id) {
+            self.redial.connected(&target);
+        }
+        self.redial.connected(&Target::Peer(peer));
+        for target in self.bootstrap_targets(peer) {
+            self.redial.connected(&target);
+        }
+        if opened == Opened::First {
+            self.on_first_connection(peer);
+        }
+        // A revocation that came in between the handshake and now counts too.
+        self.recheck_members();
+        if behind && self.table.is_member(&peer) {
+            self.fetch_revocations(peer);
+        }
+    }
+
+    fn on_first_connection(&mut self, peer: PeerId) {
+        let member = self.table.member(&peer);
+        if member.is_some() {
+            self.redial.add(Target::Peer(peer), Instant::now());
+            self.redial.connected(&Target::Peer(peer));
+            self.fetch_members(peer);
+        }
+        self.emit(MeshEvent::PeerConnected { peer, member });
+    }
+
+    pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        let now = Instant::now();
+        let was_member = self.table.is_member(&peer);
+        let gone = self.table.closed(&peer, id);
+        if was_member {
+            let reason = gone.as_ref().map_or("remote", DisconnectReason::as_str);
+            self.gate
+                .network
+                .disconnected(&peer.to_string(), Counted(reason));
+        }
+        let Some(reason) = gone else { return };
+        self.limiter.forget(&peer);
+        self.nat.forget(&peer);
+        self.relays.lost(&peer);
+        match reason {
+            DisconnectReason::Remote => {
+                tracing::debug!(%peer, "disconnected");
+            }
+            _ => tracing::info!(%peer, reason = reason.as_str(), "session ended"),
+        }
+        let mut targets = self.bootstrap_targets(peer);
+        targets.push(Target::Peer(peer));
+        for target in targets {
+            match reason {
+                DisconnectReason::Remote => self.redial.lost(&target, now, jitter()),
+                _ => self.redial.ended(&target, now, jitter()),
+            }
+        }
+        self.emit(MeshEvent::PeerDisconnected { peer, reason });
+    }
+
+    /// Closes every connection with a peer, for a reason; `false` if there is none.
+    pub(super) fn cut(&mut self, peer: PeerId, reason: DisconnectReason) -> bool {
+        let known = self.table.ending(&peer, reason);
+        // Fails only if there is nothing to disconnect.
+        let _ = self.swarm.disconnect_peer_id(peer);
+        known
+    }
+
+    /// Counts an offence; at the limit the peer is cut off and kept out for a while.
+    pub(super) fn penalize(&mut self, peer: PeerId, offence: Offence) {
+        if self.conduct.offended(peer, offence, Instant::now()) {
+            tracing::warn!(%peer, offence = offence.as_str(), "peer banned for a while");
+            self.cut(peer, DisconnectReason::Misbehaved(offence.as_str()));
+            self.swarm.behaviour_mut().banned.block_peer(peer);
+        }
+    }
+
+    /// Ends the sessions of members whose certificate ended, was revoked or lost its root.
+    pub(super) fn recheck_members(&mut self) {
+        let gate = self.gate.clone();
+        for (peer, reason, refusal) in self.table.recheck(|member| gate.recheck(member)) {
+            tracing::warn!(%peer, reason = reason.as_str(), "ending the session: {refusal}");
+            self.cut(peer, reason);
+            self.forget_route(&peer);
+        }
+    }
+
+    pub(super) fn on_dial_failed(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        error: &DialError,
+    ) {
+        let now = Instant::now();
+        let refusals = refusals(error);
+        let failure = if refusals.is_empty() {
+            Failure::Unreachable
+        } else {
+            Failure::Refused
+        };
+        if let Some(target) = self.dialled_targets.remove(&id) {
+            self.redial.failed(&target, failure, now, jitter());
+        }
+        if let Some(peer) = peer
+            && !self.table.is_connected(&peer)
+            && !matches!(error, DialError::DialPeerConditionFalse(_))
+        {
+            self.redial
+                .failed(&Target::Peer(peer), failure, now, jitter());
+        }
+        for (address, refused) in refusals {
+            self.emit(MeshEvent::AdmissionRefused {
+                peer,
+                address,
+                reason: refused.label(),
+            });
+        }
+        if let Some(pending) = self.pending_connects.remove(&id) {
+            let outcome = connect_error(pending.address, error);
+            let _ = pending.reply.send(Err(outcome));
+        }
+    }
+
+    pub(super) fn on_accept_failed(
+        &mut self,
+        peer: Option<PeerId>,
+        address: Multiaddr,
+        error: &ListenError,
+    ) {
+        match error {
+            ListenError::Transport(TransportError::Other(error)) => {
+                match transport::refusal(error) {
+                    Some(refused) => self.emit(MeshEvent::AdmissionRefused {
+                        peer,
+                        address,
+                        reason: refused.label(),
+                    }),
+                    None => tracing::debug!(%address, %error, "an inbound connection failed"),
+                }
+            }
+            other => {
+                tracing::debug!(%address, error = %other, "an inbound connection was not taken")
+            }
+        }
+    }
+
+    pub(super) fn dial_due(&mut self, now: Instant) {
+        self.want_members(now);
+        for target in self.redial.handle_timeout(now, DIALS_PER_TICK) {
+            let options = match &target {
+                Target::Bootstrap(address) => match peer_of(address) {
+                    Some(peer) => DialOpts::peer_id(peer)
+                        .addresses(vec![address.clone()])
+                        .condition(PeerCondition::DisconnectedAndNotDialing)
+                        .build(),
+                    None => DialOpts::unknown_peer_id().address(address.clone()).build(),
+                },
+                Target::Peer(peer) => DialOpts::peer_id(*peer)
+                    .addresses(self.table.addresses(peer))
+                    .extend_addresses_through_behaviour()
+                    .condition(PeerCondition::DisconnectedAndNotDialing)
+                    .build(),
+            };
+            let id = options.connection_id();
+            self.dialled_targets.insert(id, target);
+            if let Err(error) = self.swarm.dial(options) {
+                self.on_dial_failed(id, None, &error);
+            }
+        }
+    }
+
+    /// Below the wanted number of members, known ones become targets.
+    fn want_members(&mut self, now: Instant) {
+        let local = *self.swarm.local_peer_id();
+        let missing = self
+            .config
+            .limits
+            .wanted_members
+            .saturating_sub(self.table.connected_members().count());
+        if missing == 0 {
+            return;
+        }
+        let candidates = self.table.unconnected().filter(|peer| *peer != local);
+        let new: Vec<PeerId> = candidates
+            .filter(|peer| !self.redial.contains(&Target::Peer(*peer)))
+            .take(missing.min(DIALS_PER_TICK))
+            .collect();
+        for peer in new {
+            self.redial.add(Target::Peer(peer), now);
+        }
+    }
+
+    /// Bootstrap addresses that lead to this peer.
+    fn bootstrap_targets(&self, peer: PeerId) -> Vec<Target> {
+        let named = self
+            .config
+            .bootstrap_peers
+            .iter()
+            .filter(|a| peer_of(a) == Some(peer));
+        named
+            .map(|address| Target::Bootstrap(address.clone()))
+            .collect()
+    }
+
+    pub(super) fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received {
+            peer_id,
+            info,
+            connection_id,
+        } = event
+        else {
+            return;
+        };
+        self.table.identified(
+            &peer_id,
+            Identity {
+                agent: info.agent_version,
+                protocols: info.protocols.iter().map(ToString::to_string).collect(),
+                addresses: info.listen_addrs,
+            },
+        );
+        if self.table.is_outbound(&peer_id, connection_id) {
+            self.nat.observed(peer_id, &info.observed_addr);
+            self.nat_may_have_changed();
+        }
+        self.learn_route(peer_id);
+    }
+
+    pub(super) fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(round_trip) => {
+                self.table.measured(&event.peer, round_trip);
+                if self.table.is_member(&event.peer) {
+                    let kind = MessageType::Ping.as_str();
+                    self.gate
+                        .network
+                        .latency(&event.peer.to_string(), kind, round_trip);
+                }
+            }
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                tracing::debug!(peer = %event.peer, %error, "ping failed, closing the connection");
+                self.swarm.close_connection(event.connection);
+            }
+        }
+    }
+
+    pub(super) fn on_mdns(&mut self, event: mdns::Event) {
+        let now = Instant::now();
+        match event {
+            mdns::Event::Discovered(found) => {
+                for (peer, _) in found {
+                    self.redial.add(Target::Peer(peer), now);
+                    if self.table.is_connected(&peer) {
+                        self.redial.connected(&Target::Peer(peer));
+                    }
+                }
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, _) in gone {
+                    if !self.table.is_connected(&peer) {
+                        self.redial.remove(&Target::Peer(peer));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The peer id at the end of an address.
+pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last() {
+        Some(Protocol::P2p(peer)) => Some(peer),
+        _ => None,
+    }
+}
+
+/// What admission said at each address of a failed dial.
+fn refusals(error: &DialError) -> Vec<(Multiaddr, AdmissionError)> {
+    let DialError::Transport(attempts) = error else {
+        return Vec::new();
+    };
+    attempts
+        .iter()
+        .filter_map(|(address, error)| match error {
+            TransportError::Other(error) => {
+                Some((address.clone(), transport::refusal(error)?.clone()))
+            }
+            TransportError::MultiaddrNotSupported(_) => None,
+        })
+        .collect()
+}
+
+fn connect_error(address: Multiaddr, error: &DialError) -> ConnectError {
+    if let Some((_, refused)) = refusals(error).into_iter().next() {
+        return match refused {
+            AdmissionError::WrongPeer(obtained) => ConnectError::WrongPeer { address, obtained },
+            refused => ConnectError::Refused(refused),
+        };
+    }
+    match error {
+        DialError::WrongPeerId { obtained, .. } => ConnectError::WrongPeer {
+            address,
+            obtained: *obtained,
+        },
+        DialError::LocalPeerId { .. } => ConnectError::Ourselves(address),
+        DialError::Denied { cause } => ConnectError::Limit(denied(cause)),
+        other => ConnectError::Unreachable {
+            target: address.to_string(),
+            reason: attempts(other),
+        },
+    }
+}
+
+fn denied(cause: &ConnectionDenied) -> String {
+    match cause.downcast_ref::<connection_limits::Exceeded>() {
+        Some(exceeded) => exceeded.to_string(),
+        None => cause.to_string(),
+    }
+}
+
+/// What each attempt said, innermost cause first, without repeating the address we print anyway.
+fn attempts(error: &DialError) -> String {
+    let DialError::Transport(attempts) = error else {
+        return error.to_string();
+    };
+    let said: Vec<String> = attempts
+        .iter()
+        .map(|(_, error)| match error {
+            TransportError::MultiaddrNotSupported(_) => {
+                "no transport for such an address".to_owned()
+            }
+            TransportError::Other(error) => innermost(error),
+        })
+        .collect();
+    said.join("; ")
+}
+
+fn innermost(error: &std::io::Error) -> String {
+    let mut inner: &(dyn std::error::Error + 'static) = error;
+    loop {
+        let next = inner
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| {
+                io.get_ref()
+                    .map(|e| e as &(dyn std::error::Error + 'static))
+            })
+            .or_else(|| inner.source());
+        match next {
+            Some(next) => inner = next,
+            None => return inner.to_string(),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Listening, and listening again when an address comes back.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use libp2p::Multiaddr;
+use libp2p::core::transport::ListenerId;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::SwarmEvent;
+
+use crate::error::StartError;
+use crate::node::Node;
+
+/// How long start waits for the system to tell the addresses of the interfaces.
+const FIRST_ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often a listener that closed is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
+/// Configured listeners, and those to be tried again.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    open: HashMap<ListenerId, Multiaddr>,
+    closed: Vec<(Multiaddr, Instant)>,
+}
+
+impl Node {
+    /// Listens everywhere and waits until each listener has told its addresses.
+    pub(super) async fn listen_everywhere(&mut self) -> Result<(), StartError> {
+        let mut silent = HashSet::new();
+        for address in self.config.listen_addresses.clone() {
+            refuse_taken_port(&address)?;
+            let id = self.listen(&address).map_err(|reason| StartError::Listen {
+                address: address.clone(),
+                reason,
+            })?;
+            silent.insert(id);
+        }
+        for address in self.config.announce_addresses.clone() {
+            self.swarm.add_external_address(address);
+        }
+        let deadline = tokio::time::Instant::now() + FIRST_ADDRESS_TIMEOUT;
+        while !silent.is_empty() {
+            let next = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await;
+            let Ok(event) = next else {
+                tracing::warn!(
+                    "some listen addresses are on no interface that is up; listening goes on"
+                );
+                break;
+            };
+            match &event {
+                SwarmEvent::NewListenAddr { listener_id, .. } => {
+                    silent.remove(listener_id);
+                }
+                SwarmEvent::ListenerClosed {
+                    listener_id,
+                    reason,
+                    ..
+                } => {
+                    if let Some(address) = self.listeners.open.get(listener_id) {
+                        let reason = match reason {
+                            Ok(()) => "the listener closed".to_owned(),
+                            Err(error) => error.to_string(),
+                        };
+                        let address = address.clone();
+                        return Err(StartError::Listen { address, reason });
+                    }
+                }
+                _ => {}
+            }
+            self.on_swarm_event(event);
+        }
+        self.addresses_changed();
+        Ok(())
+    }
+
+    fn listen(&mut self, address: &Multiaddr) -> Result<ListenerId, String> {
+        let id = self
+            .swarm
+            .listen_on(address.clone())
+            .map_err(|error| error.to_string())?;
+        self.listeners.open.insert(id, address.clone());
+        Ok(id)
+    }
+
+    pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr) {
+        tracing::info!(%address, "listening");
+        if self.listeners.open.contains_key(&id) {
+            self.nat.listening(address);
+        }
+        self.addresses_changed();
+    }
+
+    /// An interface went away: what waits to be dialled may be reachable another way now.
+    pub(super) fn on_not_listening(&mut self, addresses: &[Multiaddr]) {
+        for address in addresses {
+            tracing::info!(%address, "no longer listening");
+            self.nat.not_listening(address);
+        }
+        self.redial.network_changed(Instant::now());
+        self.addresses_changed();
+        self.nat_may_have_changed();
+    }
+
+    pub(super) fn on_listener_closed(
+        &mut self,
+        id: ListenerId,
+        addresses: &[Multiaddr],
+        reason: std::io::Result<()>,
+    ) {
+        let now = Instant::now();
+        if let Some(address) = self.listeners.open.remove(&id) {
+            if let Err(error) = reason {
+                tracing::warn!(%address, %error, "a listener closed and is tried again");
+            }
+            self.listeners.closed.push((address, now + LISTEN_AGAIN));
+            self.on_not_listening(addresses);
+        } else if self.relays.closed(id, now) {
+            self.metrics.relay_reservations.set(self.relays.count());
+            self.addresses_changed();
+            self.nat_may_have_changed();
+        }
+    }
+
+    pub(super) fn listen_again(&mut self, now: Instant) {
+        let (due, waiting) = std::mem::take(&mut self.listeners.closed)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, at)| *at <= now);
+        self.listeners.closed = waiting;
+        for (address, _) in due {
+            if let Err(reason) = self.listen(&address) {
+                tracing::debug!(%address, reason, "still cannot listen");
+                self.listeners.closed.push((address, now + LISTEN_AGAIN));
+            }
+        }
+    }
+}
+
+/// The TCP transport shares its port so that dials can leave from it, and the system then lets two
+/// processes of one user listen on the same port. An exclusive bind beforehand tells.
+fn refuse_taken_port(address: &Multiaddr) -> Result<(), StartError> {
+    let mut parts = address.iter();
+    let ip = match parts.next() {
+        Some(Protocol::Ip4(ip)) => IpAddr::V4(ip),
+        Some(Protocol::Ip6(ip)) => IpAddr::V6(ip),
+        _ => return Ok(()),
+    };
+    let Some(Protocol::Tcp(port)) = parts.next() else {
+        return Ok(());
+    };
+    // An IPv6 wildcard bound by the standard library takes IPv4 along; the transport does not.
+    if port == 0 || (ip.is_ipv6() && ip.is_unspecified()) {
+        return Ok(());
+    }
+    match TcpListener::bind(SocketAddr::new(ip, port)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(StartError::Listen {
+            address: address.clone(),
+            reason: error.to_string(),
+        }),
+    }
+}

@@ -1,0 +1,127 @@
+//! The transports of the mesh, each admitted before the swarm sees a connection.
+//!
+//! TCP with Noise and Yamux, the same over WebSocket, QUIC, and circuits through relays, all of
+//! them with DNS names; then [`admission`] over whichever it was. Admission is the outermost layer,
+//! so there is no path around it.
+
+mod admission;
+mod replay;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use either::Either;
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::{Boxed, OrTransport};
+use libp2p::core::upgrade::Version;
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, Transport, dns, noise, quic, relay, tcp, websocket, yamux};
+
+use crate::core::admission::AdmissionError;
+use crate::error::StartError;
+use crate::gate::Gate;
+
+/// Dial or accept, security handshake and multiplexer, before admission begins.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Substreams open at once on one TCP connection, by both sides together.
+const MAX_SUBSTREAMS: usize = 1_024;
+
+type Output = (PeerId, StreamMuxerBox);
+
+/// Everything the swarm can dial and listen with.
+pub(crate) fn build(
+    keypair: &Keypair,
+    gate: Arc<Gate>,
+) -> Result<(Boxed<Output>, relay::client::Behaviour), StartError> {
+    let (circuits, relay_client) = relay::client::new(keypair.public().to_peer_id());
+    let circuits = circuits
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise_config(keypair)?)
+        .multiplex(yamux_config())
+        .boxed();
+    let direct = direct(keypair)?;
+    let websocket = websocket::Config::new(with_dns(tcp::tokio::Transport::new(tcp_config()))?)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise_config(keypair)?)
+        .multiplex(yamux_config())
+        .boxed();
+    // WebSocket comes before TCP, which would take `/tcp/4001/ws` for its own.
+    let all = either(websocket, either(circuits, direct));
+    let timeout = HANDSHAKE_TIMEOUT + gate.timeout();
+    let admitted = TransportTimeout::new(all, HANDSHAKE_TIMEOUT)
+        .boxed()
+        .and_then(move |(peer, muxer), endpoint| admission::admit(gate, peer, muxer, endpoint))
+        .map_err(|error| match error {
+            Either::Left(error) => error,
+            Either::Right(refused) => io::Error::other(refused),
+        });
+    Ok((
+        TransportTimeout::new(admitted, timeout).boxed(),
+        relay_client,
+    ))
+}
+
+/// The reason admission gave inside a transport error, however often it was boxed.
+pub(crate) fn refusal(error: &io::Error) -> Option<&AdmissionError> {
+    let mut inner: &(dyn std::error::Error + 'static) = error.get_ref()?;
+    loop {
+        if let Some(refused) = inner.downcast_ref::<AdmissionError>() {
+            return Some(refused);
+        }
+        inner = match inner.downcast_ref::<io::Error>() {
+            Some(nested) => nested.get_ref()?,
+            None => inner.source()?,
+        };
+    }
+}
+
+/// TCP and QUIC, DNS names resolved at each dial.
+fn direct(keypair: &Keypair) -> Result<Boxed<Output>, StartError> {
+    let tcp = tcp::tokio::Transport::new(tcp_config())
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise_config(keypair)?)
+        .multiplex(yamux_config())
+        .boxed();
+    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed();
+    Ok(with_dns(either(tcp, quic))?.boxed())
+}
+
+fn either(first: Boxed<Output>, second: Boxed<Output>) -> Boxed<Output> {
+    OrTransport::new(first, second)
+        .map(|output, _| match output {
+            futures::future::Either::Left(output) | futures::future::Either::Right(output) => {
+                output
+            }
+        })
+        .boxed()
+}
+
+fn with_dns<T>(inner: T) -> Result<dns::tokio::Transport<T>, StartError> {
+    dns::tokio::Transport::system(inner).map_err(|error| setup("name resolution", &error))
+}
+
+fn tcp_config() -> tcp::Config {
+    tcp::Config::default().nodelay(true)
+}
+
+fn noise_config(keypair: &Keypair) -> Result<noise::Config, StartError> {
+    noise::Config::new(keypair).map_err(|error| setup("encryption", &error))
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_SUBSTREAMS);
+    config
+}
+
+fn setup(part: &'static str, error: &dyn std::error::Error) -> StartError {
+    StartError::Setup {
+        part,
+        reason: error.to_string(),
+    }
+}
