@@ -7,7 +7,7 @@ use crate::expand::Variables;
 use crate::kind::{Kind, Value};
 use crate::planes;
 use crate::problem::{Origin, Problem, Report, nearest, quoted};
-use crate::table::{self, Default, KEYS, Key};
+use crate::table::{self, Fallback, KEYS, Key};
 use crate::yaml::{self, Content, Entry, Node, Place};
 
 /// A value and who set it.
@@ -419,7 +419,7 @@ impl Reader<'_> {
             let absent = !entries
                 .iter()
                 .any(|entry| entry.key == name && !entry.value.is_null());
-            if key.default == Default::Required && absent {
+            if key.default == Fallback::Required && absent {
                 self.fault(node.place, key.path, "it must be set in each item");
             }
         }

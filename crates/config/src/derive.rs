@@ -8,7 +8,7 @@ use crate::expand::Variables;
 use crate::kind::Value;
 use crate::problem::{Origin, Problem, Report};
 use crate::settings::Role;
-use crate::table::{Default, KEYS};
+use crate::table::{Fallback, KEYS};
 
 /// Where a node's key is when nothing names it: the documents' place.
 const PEER_KEY: &str = "/etc/warren/peer_key.pem";
@@ -17,7 +17,7 @@ const PEER_KEY: &str = "/etc/warren/peer_key.pem";
 pub(crate) fn fill(layers: &mut Layers, variables: Variables<'_>, report: &mut Report) {
     roles(layers, report);
     for key in KEYS.iter().filter(|key| !key.path.contains("[]")) {
-        let Default::Value(text) = key.default else {
+        let Fallback::Value(text) = key.default else {
             continue;
         };
         if layers.values.contains_key(key.path) {
@@ -27,7 +27,7 @@ pub(crate) fn fill(layers: &mut Layers, variables: Variables<'_>, report: &mut R
             Ok(value) => layers.set(key, value, Origin::Default),
             // Only the host name can be unfit, as the node's name.
             Err(what) => {
-                report.add(Problem::new(Origin::Default, key.path, what).help("set it in a file"))
+                report.add(Problem::new(Origin::Default, key.path, what).help("set it in a file"));
             }
         }
     }

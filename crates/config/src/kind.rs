@@ -195,15 +195,21 @@ impl Value {
             Self::Url(url) => url.to_string(),
             Self::Secret(_) => "***".to_owned(),
             Self::Role(role) => role.as_str().to_owned(),
-            Self::List(items) => format!(
-                "[{}]",
-                items.iter().map(Self::show).collect::<Vec<_>>().join(", ")
-            ),
+            Self::List(items) => {
+                format!(
+                    "[{}]",
+                    items
+                        .iter()
+                        .map(Self::show_item)
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                )
+            }
             Self::Records(records) => {
                 let show = |record: &BTreeMap<&'static str, Self>| {
                     let fields: Vec<String> = record
                         .iter()
-                        .map(|(k, v)| format!("{k}: {}", v.show()))
+                        .map(|(k, v)| format!("{k}: {}", v.show_item()))
                         .collect();
                     format!("{{{}}}", fields.join(", "))
                 };
@@ -212,6 +218,18 @@ impl Value {
                     records.iter().map(show).collect::<Vec<_>>().join(", ")
                 )
             }
+        }
+    }
+
+    /// The value inside a list: what YAML would take apart is quoted.
+    fn show_item(&self) -> String {
+        let text = self.show();
+        let apart =
+            !matches!(self, Self::List(_)) && text.contains(['{', '}', '[', ']', ',', '#', '\'']);
+        if apart {
+            format!("'{}'", text.replace('\'', "''"))
+        } else {
+            text
         }
     }
 }

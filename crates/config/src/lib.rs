@@ -35,7 +35,7 @@ pub use reload::{ReloadPlan, diff};
 pub use schema::schema;
 pub use settings::*;
 pub use show::{Effective, docs_table};
-pub use table::{Default, KEYS, Key};
+pub use table::{Fallback, KEYS, Key};
 pub use template::Template;
 pub use value::{HostPort, Secret, Url};
 pub use yaml::MAX_FILE_BYTES;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 use crate::planes;
-use crate::table::{Default, KEYS, Key};
+use crate::table::{Fallback, KEYS, Key};
 
 /// A JSON Schema (draft 2020-12). Scalars may also be strings, since `${VAR}` may stand for any of them.
 #[must_use]
@@ -15,7 +15,7 @@ pub fn schema() -> Value {
             &mut root,
             key.path,
             of_key(key),
-            key.default == Default::Required,
+            key.default == Fallback::Required,
         );
     }
     for (path, plane) in planes::CARRIED {
@@ -79,7 +79,7 @@ fn of_key(key: &Key) -> Value {
     let mut schema = of_kind(key.kind);
     if let Value::Object(schema) = &mut schema {
         schema.insert("description".to_owned(), json!(key.doc));
-        if let Default::Value(text) = key.default
+        if let Fallback::Value(text) = key.default
             && !text.starts_with(['[', '$'])
         {
             schema.insert("default".to_owned(), json!(text));

@@ -2,7 +2,7 @@
 
 use crate::load::Loaded;
 use crate::problem::Origin;
-use crate::table::{Default, KEYS};
+use crate::table::{Fallback, KEYS};
 
 /// One line of `config show`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,10 +59,10 @@ pub fn docs_table() -> String {
             text.push_str(&format!("{gap}### `{section}`\n\n| key | holds | default | what it does |\n|---|---|---|---|\n"));
         }
         let default = match key.default {
-            Default::Value(value) => format!("`{value}`: {}", key.reason),
-            Default::Derived(how) => format!("{how}: {}", key.reason),
-            Default::Nothing(meaning) => format!("none ({meaning}): {}", key.reason),
-            Default::Required => "must be set".to_owned(),
+            Fallback::Value(value) => format!("`{value}`: {}", key.reason),
+            Fallback::Derived(how) => format!("{how}: {}", key.reason),
+            Fallback::Nothing(meaning) => format!("none ({meaning}): {}", key.reason),
+            Fallback::Required => "must be set".to_owned(),
         };
         let mut notes = Vec::new();
         if !key.env.is_empty() {

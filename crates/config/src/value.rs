@@ -208,7 +208,7 @@ pub(crate) fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match [(86_400, "d"), (3600, "h"), (60, "m")]
         .iter()
-        .find(|(unit, _)| seconds > 0 && seconds % unit == 0)
+        .find(|(unit, _)| seconds > 0 && seconds.is_multiple_of(*unit))
     {
         Some((unit, name)) => format!("{}{name}", seconds / unit),
         None => format!("{seconds}s"),
@@ -229,7 +229,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     ];
     match UNITS
         .iter()
-        .find(|(unit, _)| bytes > 0 && bytes % unit == 0)
+        .find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit))
     {
         Some((unit, name)) => format!("{}{name}", bytes / unit),
         None => format!("{bytes}B"),

@@ -16,7 +16,7 @@ pub struct Key {
     /// What it may hold.
     pub kind: Kind,
     /// What holds where nothing sets it.
-    pub default: Default,
+    pub default: Fallback,
     /// Why that, for the documentation.
     pub reason: &'static str,
     /// What it means, one or two sentences.
@@ -31,7 +31,7 @@ pub struct Key {
 
 /// What holds where nothing sets a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Default {
+pub enum Fallback {
     /// This value, as it would be written.
     Value(&'static str),
     /// Worked out from other keys; the text says how.
@@ -46,7 +46,7 @@ pub enum Default {
 const fn key(
     path: &'static str,
     kind: Kind,
-    default: Default,
+    default: Fallback,
     reason: &'static str,
     doc: &'static str,
 ) -> Key {
@@ -159,7 +159,7 @@ mod tests {
             {
                 assert!(variables.insert(name.clone()), "{name} is there twice");
             }
-            let stated = matches!(key.default, Default::Required) || !key.reason.is_empty();
+            let stated = matches!(key.default, Fallback::Required) || !key.reason.is_empty();
             assert!(stated, "{} has a default without a reason", key.path);
             assert!(
                 crate::planes::plane_of(key.path).is_none(),
@@ -177,7 +177,7 @@ mod tests {
             hostname: Some("host7"),
         };
         for key in KEYS.iter() {
-            if let Default::Value(text) = key.default {
+            if let Fallback::Value(text) = key.default {
                 let value = crate::decode::read_text(key, text, Some(variables));
                 assert!(value.is_ok(), "{}: {value:?}", key.path);
             }

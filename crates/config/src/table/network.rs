@@ -1,6 +1,6 @@
 //! `network.*`
 
-use super::Default::{Derived, Nothing, Value};
+use super::Fallback::{Derived, Nothing, Value};
 use super::{Key, key};
 use crate::kind::Kind;
 

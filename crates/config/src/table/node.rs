@@ -1,6 +1,6 @@
 //! `discovery.server`, `roles`, `api`, `storage`, `monitoring`, `logging`.
 
-use super::Default::{Derived, Nothing, Required, Value};
+use super::Fallback::{Derived, Nothing, Required, Value};
 use super::{Key, key};
 use crate::kind::Kind;
 

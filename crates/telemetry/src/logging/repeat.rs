@@ -159,7 +159,10 @@ impl Visit for Fields {
         text.hash(&mut self.hasher);
         if field.name() == "message" {
             self.message = text;
-            let end = self.message.floor_char_boundary(MAX_QUOTED);
+            let end = (0..=MAX_QUOTED.min(self.message.len()))
+                .rev()
+                .find(|at| self.message.is_char_boundary(*at))
+                .unwrap_or(0);
             self.message.truncate(end);
         }
     }

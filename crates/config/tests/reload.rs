@@ -1,0 +1,92 @@
+//! What a running node takes over from a new configuration.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod sources;
+
+use sources::node;
+use warren_config::{Admission, diff};
+
+#[test]
+fn given_live_and_fixed_changes_when_compared_then_only_the_live_ones_are_in_the_new_settings() {
+    let old = node("{storage: {max_size: 1GB, path: /a}, logging: {level: info}}").loaded();
+    let new = node("{storage: {max_size: 2GB, path: /b}, logging: {level: debug}}").loaded();
+
+    let plan = diff(&old, &new).unwrap();
+
+    assert_eq!(plan.apply, ["storage.max_size", "logging.level"]);
+    assert_eq!(plan.needs_restart, ["api.token_file", "storage.path"]);
+    assert_eq!(plan.settings.storage.max_size, 2_000_000_000);
+    assert_eq!(plan.settings.storage.path.to_str(), Some("/a"));
+    assert_eq!(plan.settings.logging.level, "debug");
+}
+
+#[test]
+fn given_the_same_values_written_differently_when_compared_then_nothing_changes() {
+    let old = node("network: {libp2p: {dht: {bootstrap_interval: 300}}}").loaded();
+    let new = node("# moved\n\nnetwork: {libp2p: {dht: {bootstrap_interval: 5m}}}").loaded();
+
+    let plan = diff(&old, &new).unwrap();
+
+    assert!(plan.apply.is_empty() && plan.needs_restart.is_empty());
+    assert_eq!(plan.settings, old.settings);
+}
+
+#[test]
+fn given_a_key_that_is_no_longer_set_when_compared_then_its_default_applies() {
+    let old = node("network: {security: {crl: revoked.pem}}").loaded();
+    let new = node("").loaded();
+
+    let plan = diff(&old, &new).unwrap();
+
+    assert_eq!(plan.apply, ["network.security.crl"]);
+    assert_eq!(plan.settings.network.security.crl, None);
+}
+
+#[test]
+fn given_lowered_protection_when_compared_then_every_such_key_is_refused() {
+    let old = node(
+        "network: {security: {admission: members, stale_crl: refuse}}\napi: {tls: {enabled: true}}",
+    )
+    .loaded();
+    let new = node(
+        "\
+network: {security: {admission: open}}
+discovery: {server: {auth: {require_certificates: false, anonymous_bootstrap: true}}}
+roles: [discovery]
+",
+    )
+    .loaded();
+
+    let refusals: Vec<String> = diff(&old, &new)
+        .unwrap_err()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+
+    assert_eq!(
+        refusals[0],
+        "node.yaml:1:33: network.security.admission: a reload does not lower protection (from members to open); restart the \
+         node to apply it"
+    );
+    assert_eq!(refusals.len(), 5, "{refusals:?}");
+}
+
+#[test]
+fn given_the_api_moved_off_loopback_when_compared_then_it_is_refused() {
+    let old = node("").loaded();
+    let new = node("api: {listen_address: '0.0.0.0:8080', tls: {enabled: true}}").loaded();
+
+    let refusals = diff(&old, &new).unwrap_err();
+
+    assert_eq!(refusals[0].path.as_deref(), Some("api.listen_address"));
+}
+
+#[test]
+fn given_raised_protection_when_compared_then_it_applies() {
+    let old = node("network: {security: {admission: open}}").loaded();
+    let new = node("network: {security: {admission: members}}").loaded();
+
+    let plan = diff(&old, &new).unwrap();
+
+    assert_eq!(plan.settings.network.security.admission, Admission::Members);
+}
