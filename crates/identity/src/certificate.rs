@@ -118,14 +118,11 @@ impl CertificateFacts {
         }
         let mut facts = Self {
             serial: trimmed(cert.raw_serial()).to_vec(),
-            common_name: cert
-                .subject()
-                .iter_common_name()
-                .next()
+            common_name: (cert.subject().iter_common_name().next())
                 .and_then(|cn| cn.as_str().ok())
-                .map(str::to_owned),
-            subject: cert.subject().to_string(),
-            issuer: cert.issuer().to_string(),
+                .map(printable),
+            subject: printable(&cert.subject().to_string()),
+            issuer: printable(&cert.issuer().to_string()),
             not_before: unix_time(cert.validity().not_before.timestamp()),
             not_after: unix_time(cert.validity().not_after.timestamp()),
             is_ca: false,
@@ -502,6 +499,11 @@ pub(crate) fn trimmed(number: &[u8]) -> &[u8] {
     &number[zeros..]
 }
 
+/// A text from a certificate as it may stand in a log: no control characters, at most 200 characters.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 pub(crate) fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
@@ -540,4 +542,51 @@ fn ip_address(bytes: &[u8]) -> Option<IpAddr> {
         return Some(v4.into());
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    const PEER: &str = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
+
+    #[test]
+    fn given_uris_when_parsed_then_only_the_one_exact_form_names_a_node() {
+        let good = format!("spiffe://org_acme/node/{PEER}");
+        assert_eq!(SpiffeId::parse(&good).unwrap().to_string(), good);
+        let bad = [
+            "spiffe://org_acme".to_owned(),
+            format!("spiffe://org_acme/node/{PEER}/"),
+            format!("spiffe://ORG/node/{PEER}"),
+            format!("spiffe://org_acme/{PEER}"),
+            format!("https://org_acme/node/{PEER}"),
+            "spiffe://org_acme/node/12D3".to_owned(),
+        ];
+        for uri in bad {
+            assert_eq!(SpiffeId::parse(&uri), None, "{uri}");
+        }
+    }
+
+    #[test]
+    fn given_capabilities_when_encoded_then_the_der_is_a_sequence_of_utf8_strings() {
+        let set = Capabilities::parse(["relay", "hub"]).unwrap();
+        let der = encode_capabilities(&set);
+        assert_eq!(der, b"\x30\x0c\x0c\x03hub\x0c\x05relay");
+        assert_eq!(decode_capabilities(&der).unwrap(), set);
+        for bad in [
+            &b"\x30\x01"[..],
+            b"\x0c\x03hub",
+            b"\x30\x05\x0c\x03HUB",
+            b"\x30\x05\x0c\x03hub\x00",
+        ] {
+            assert!(decode_capabilities(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn given_the_extension_arc_when_written_as_numbers_and_as_oid_then_both_are_the_same() {
+        let numbers: Vec<u64> = CAPABILITIES_OID_DER.iter().unwrap().collect();
+        assert_eq!(numbers, CAPABILITIES_OID);
+    }
 }

@@ -93,7 +93,15 @@ impl Csr {
         let mut requests = blocks
             .iter()
             .filter(|b| matches!(b.tag(), "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST"));
-        let own = read_csr(requests.next().ok_or(CsrError::NotPem)?.contents())?;
+        let Some(first) = requests.next() else {
+            let begun = text.contains("-----BEGIN");
+            return Err(if begun {
+                CsrError::Malformed
+            } else {
+                CsrError::NotPem
+            });
+        };
+        let own = read_csr(first.contents())?;
         let SubjectKey::Ed25519(public) = own.key else {
             return Err(CsrError::WrongAlgorithm(match own.key {
                 SubjectKey::Other(name) => format!("a key of type {name}"),

@@ -382,24 +382,23 @@ pub struct Issuer<'a> {
 }
 
 impl JoinGrant {
-    /// Checks secret and time without issuing anything: do this first, then consume the grant, then issue.
+    /// Checks secret, time and signing request without issuing anything, and returns what would be certified. Do this
+    /// first, then consume the grant, then [issue](Self::issue): so a damaged request does not use the token up.
     ///
     /// # Errors
-    /// [`JoinError::UnknownToken`] or [`JoinError::ExpiredToken`].
-    pub fn check(&self, secret: &JoinSecret, now: UnixTime) -> Result<(), JoinError> {
+    /// [`JoinError::UnknownToken`], [`JoinError::ExpiredToken`] or [`JoinError::Csr`].
+    pub fn check(&self, request: &JoinRequest, now: UnixTime) -> Result<LeafRequest, JoinError> {
         // Comparing hashes of a 256-bit secret leaks nothing useful through its timing.
-        if secret.token_hash() != self.token_hash {
+        if request.secret.token_hash() != self.token_hash {
             return Err(JoinError::UnknownToken);
         }
         if now.as_secs() > self.expires_at_unix_s {
             return Err(JoinError::ExpiredToken(self.expires_at_unix_s));
         }
-        Ok(())
+        Ok(self.leaf_request(&Csr::from_pem(&request.csr_pem)?))
     }
 
-    /// What will be certified for the sender of `csr`.
-    #[must_use]
-    pub fn leaf_request(&self, csr: &Csr) -> LeafRequest {
+    fn leaf_request(&self, csr: &Csr) -> LeafRequest {
         LeafRequest {
             peer_id: csr.peer_id(),
             name: self.name.clone(),
@@ -425,9 +424,8 @@ impl JoinGrant {
         now: UnixTime,
         serial: Serial,
     ) -> Result<JoinResponse, JoinError> {
-        self.check(&request.secret, now)?;
-        let csr = Csr::from_pem(&request.csr_pem)?;
-        issuer.respond(&self.leaf_request(&csr), ledger, now, serial)
+        let leaf_request = self.check(request, now)?;
+        issuer.respond(&leaf_request, ledger, now, serial)
     }
 }
 
@@ -559,13 +557,14 @@ impl JoinResponse {
 /// # Errors
 /// [`CrlError`] of the first list that is not authentic.
 pub fn revocations_from_pem(text: &str, roots: &Roots) -> Result<Revocations, CrlError> {
+    let incomplete = || CrlError::Malformed("a PEM block is incomplete");
+    let blocks = pem::parse_many(text).map_err(|_| incomplete())?;
+    if blocks.len() != text.matches("-----BEGIN ").count() {
+        return Err(incomplete());
+    }
     let mut revocations = Revocations::none();
-    for block in
-        pem::parse_many(text).map_err(|_| CrlError::Malformed("the PEM block is incomplete"))?
-    {
-        if block.tag() == "X509 CRL" {
-            revocations.merge(RevocationList::from_der(block.contents(), roots)?)?;
-        }
+    for block in blocks.iter().filter(|block| block.tag() == "X509 CRL") {
+        revocations.merge(RevocationList::from_der(block.contents(), roots)?)?;
     }
     Ok(revocations)
 }

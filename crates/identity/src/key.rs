@@ -415,3 +415,115 @@ pub mod peer_id_serde {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    /// RFC 8410 §10.3: one key, without and with attributes and public key.
+    const RFC_V1: &str = "MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC";
+    const RFC_V2: &str = "MHICAQEwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\
+        oB8wHQYKKoZIhvcNAQkJFDEPDA1DdXJkbGUgQ2hhaXJzgSEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=";
+    const RFC_PUBLIC: &str = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
+
+    fn pem(base64: &str) -> String {
+        format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n")
+    }
+
+    #[test]
+    fn given_the_keys_of_rfc_8410_when_read_then_both_forms_are_the_same_key() {
+        let (v1, v2) = (
+            NodeKey::from_pem(&pem(RFC_V1)).unwrap(),
+            NodeKey::from_pem(&pem(RFC_V2)).unwrap(),
+        );
+        assert_eq!(hex::encode(v1.public_key()), RFC_PUBLIC);
+        assert_eq!(
+            (v1.public_key(), v1.peer_id()),
+            (v2.public_key(), v2.peer_id())
+        );
+        assert_eq!(v2.to_pem().as_str(), pem(RFC_V1));
+    }
+
+    #[test]
+    fn given_a_key_when_used_through_libp2p_then_peer_id_and_signatures_agree() {
+        let key = NodeKey::from_seed([3; 32]);
+        let theirs = key.libp2p_keypair();
+        assert_eq!(theirs.public().to_peer_id(), key.peer_id());
+        assert!(theirs.public().verify(b"message", &key.sign(b"message")));
+        assert_eq!(
+            public_key_of_peer_id(&key.peer_id()),
+            Some(key.public_key())
+        );
+        assert_eq!(
+            peer_id_of_public_key(&key.public_key()),
+            Some(key.peer_id())
+        );
+    }
+
+    #[test]
+    fn given_a_damaged_key_when_read_then_the_error_says_what_is_wrong() {
+        let good = pem(RFC_V1);
+        let error = |text: &str| NodeKey::from_pem(text).unwrap_err();
+        assert_eq!(error(""), KeyError::NotPem);
+        assert_eq!(error("hello"), KeyError::NotPem);
+        assert!(
+            matches!(error(&good[..60]), KeyError::Damaged(_)),
+            "no end line"
+        );
+        assert!(
+            matches!(error(&pem(&RFC_V1[..40])), KeyError::Damaged(_)),
+            "DER stops early"
+        );
+        assert!(
+            matches!(error(&good.repeat(1000)), KeyError::Damaged(_)),
+            "too long"
+        );
+        let certificate = good.replace("PRIVATE KEY", "CERTIFICATE");
+        assert_eq!(
+            error(&certificate),
+            KeyError::WrongBlock("CERTIFICATE".into())
+        );
+        let mut v2 = pem::parse(pem(RFC_V2)).unwrap().into_contents();
+        *v2.last_mut().unwrap() ^= 1;
+        assert_eq!(
+            NodeKey::from_pkcs8(&v2).unwrap_err(),
+            KeyError::PublicKeyMismatch
+        );
+    }
+
+    #[test]
+    fn given_errors_when_printed_then_no_key_material_is_in_them() {
+        let text = pem(RFC_V1).replace("PRIVATE KEY", RFC_V1);
+        let shown = NodeKey::from_pem(&text).unwrap_err().to_string();
+        assert!(!shown.contains(RFC_V1), "{shown}");
+    }
+
+    #[test]
+    fn given_a_node_key_when_asked_twice_for_its_companion_then_it_is_the_same_key() {
+        let key = NodeKey::from_seed([3; 32]);
+        assert_eq!(
+            key.companion_key().public_key(),
+            key.companion_key().public_key()
+        );
+        assert_ne!(
+            key.companion_key().public_key(),
+            NodeKey::from_seed([4; 32]).companion_key().public_key()
+        );
+        assert_eq!(
+            CompanionKey::from_scalar(&[0; 32]).unwrap_err(),
+            KeyError::NotAScalar
+        );
+        assert_eq!(
+            CompanionKey::from_scalar(&[0xff; 32]).unwrap_err(),
+            KeyError::NotAScalar
+        );
+    }
+
+    #[test]
+    fn given_peer_ids_of_other_kinds_when_asked_for_their_key_then_there_is_none() {
+        let sha256_multihash = [&[0x12, 0x20][..], &[5; 32]].concat();
+        let hashed = PeerId::from_bytes(&sha256_multihash).unwrap();
+        assert_eq!(public_key_of_peer_id(&hashed), None);
+    }
+}

@@ -232,3 +232,176 @@ impl IssuanceLedger {
         entries
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::authority::{CaRequest, WildcardNames};
+    use crate::capability::Capabilities;
+    use crate::key::NodeKey;
+    use crate::organization::OrganizationId;
+    use crate::revocation::{RevocationList, peer_revocation_serial};
+
+    const DAY: u64 = 24 * 3600;
+    const NOW_S: u64 = 1_795_176_000;
+
+    fn at(unix_s: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(unix_s))
+    }
+
+    fn authority() -> CertificateAuthority {
+        let request = CaRequest {
+            organization: OrganizationId::new("org_acme").unwrap(),
+            key_material: Zeroizing::new([1; 32]),
+            serial: Serial::from_random([1; 16]),
+            validity: crate::CA_VALIDITY,
+        };
+        CertificateAuthority::create(&request, at(NOW_S)).unwrap()
+    }
+
+    fn peer() -> PeerId {
+        NodeKey::from_seed([5; 32]).peer_id()
+    }
+
+    fn request() -> LeafRequest {
+        LeafRequest {
+            peer_id: peer(),
+            name: "node-5".into(),
+            dns: vec![],
+            ip: vec![],
+            capabilities: Capabilities::none(),
+            validity: Duration::from_secs(30 * DAY),
+            companion_key: None,
+            wildcards: WildcardNames::Refuse,
+        }
+    }
+
+    fn sign(ledger: &mut IssuanceLedger, ca: &CertificateAuthority, when_s: u64) -> RevocationList {
+        let der = ledger.sign_crl(ca, at(when_s), CRL_VALIDITY).unwrap();
+        RevocationList::from_der(&der, ca.roots()).unwrap()
+    }
+
+    #[test]
+    fn given_lists_signed_in_one_second_or_with_the_clock_set_back_when_numbered_then_numbers_still_rise()
+     {
+        let (ca, mut ledger) = (authority(), IssuanceLedger::default());
+        let numbers: Vec<_> = [NOW_S, NOW_S, NOW_S - DAY]
+            .map(|when| sign(&mut ledger, &ca, when).number())
+            .into();
+        assert_eq!(numbers, [NOW_S, NOW_S + 1, NOW_S + 2]);
+    }
+
+    #[test]
+    fn given_a_revoked_peer_when_its_leaves_have_ended_then_the_peer_stays_listed_and_gets_no_leaf()
+    {
+        let (ca, mut ledger) = (authority(), IssuanceLedger::default());
+        let serial = Serial::from_random([7; 16]);
+        ledger.issue(&ca, &request(), at(NOW_S), serial).unwrap();
+        assert_eq!(ledger.revoke_peer(peer(), at(NOW_S)), Some(1));
+        assert_eq!(
+            ledger.revoke_peer(peer(), at(NOW_S)),
+            None,
+            "once is enough"
+        );
+        let list = sign(&mut ledger, &ca, NOW_S);
+        assert!(
+            list.is_revoked(serial.as_bytes()) && list.is_revoked(&peer_revocation_serial(&peer()))
+        );
+        let later = sign(&mut ledger, &ca, NOW_S + 31 * DAY);
+        assert!(!later.is_revoked(serial.as_bytes()) && later.is_peer_revoked(&peer()));
+        let refused = ledger
+            .issue(&ca, &request(), at(NOW_S), serial)
+            .unwrap_err();
+        assert_eq!(refused, IssueError::PeerRevoked(peer()));
+        assert!(ledger.for_next_authority().is_peer_revoked(&peer()));
+    }
+
+    #[test]
+    fn given_a_ledger_when_stored_as_json_then_it_comes_back_the_same() {
+        let (ca, mut ledger) = (authority(), IssuanceLedger::default());
+        ledger
+            .issue(&ca, &request(), at(NOW_S), Serial::from_random([7; 16]))
+            .unwrap();
+        ledger.revoke_serial(&[0, 1, 2], at(NOW_S));
+        ledger.revoke_peer(peer(), at(NOW_S));
+        let text = serde_json::to_string(&ledger).unwrap();
+        assert!(text.contains(&peer().to_base58()));
+        assert_eq!(
+            serde_json::from_str::<IssuanceLedger>(&text).unwrap(),
+            ledger
+        );
+        assert_eq!(
+            serde_json::from_str::<IssuanceLedger>("{}").unwrap(),
+            IssuanceLedger::default()
+        );
+    }
+
+    #[test]
+    fn given_requests_that_cannot_be_certified_when_issued_then_each_is_refused_and_not_entered() {
+        let (ca, mut ledger) = (authority(), IssuanceLedger::default());
+        let mut refused = |request: LeafRequest, when_s| {
+            ledger
+                .issue(&ca, &request, at(when_s), Serial::from_random([7; 16]))
+                .unwrap_err()
+        };
+        let year = Duration::from_secs(826 * DAY);
+        assert!(matches!(
+            refused(
+                LeafRequest {
+                    name: "a\nb".into(),
+                    ..request()
+                },
+                NOW_S
+            ),
+            IssueError::BadName(_)
+        ));
+        assert!(matches!(
+            refused(
+                LeafRequest {
+                    dns: vec!["a b".into()],
+                    ..request()
+                },
+                NOW_S
+            ),
+            IssueError::BadDnsName(_)
+        ));
+        assert!(matches!(
+            refused(
+                LeafRequest {
+                    dns: vec!["*.acme.com".into()],
+                    ..request()
+                },
+                NOW_S
+            ),
+            IssueError::Wildcard(_)
+        ));
+        assert!(matches!(
+            refused(
+                LeafRequest {
+                    validity: year,
+                    ..request()
+                },
+                NOW_S
+            ),
+            IssueError::BadValidity(_)
+        ));
+        assert!(matches!(
+            refused(
+                LeafRequest {
+                    companion_key: Some(vec![4; 64]),
+                    ..request()
+                },
+                NOW_S
+            ),
+            IssueError::BadCompanionKey
+        ));
+        assert!(matches!(
+            refused(request(), NOW_S + 4000 * DAY),
+            IssueError::AuthorityExpired
+        ));
+        assert!(ledger.issued().is_empty());
+    }
+}

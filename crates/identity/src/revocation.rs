@@ -22,7 +22,7 @@ use webpki::OwnedCertRevocationList;
 use x509_parser::asn1_rs::FromDer as _;
 use x509_parser::prelude::{CertificateRevocationList, X509Certificate};
 
-use crate::certificate::{pem_text, trimmed, unix_time};
+use crate::certificate::{pem_text, printable, trimmed, unix_time};
 use crate::roots::{RootCertificate, Roots};
 
 /// The longest revocation list that is looked at, in bytes: about 25,000 entries.
@@ -150,7 +150,7 @@ impl RevocationList {
             .ok_or(CrlError::Malformed("it has no nextUpdate"))?;
         Ok(Self {
             der: der.to_vec(),
-            issuer: crl.issuer().to_string(),
+            issuer: printable(&crl.issuer().to_string()),
             issuer_key_hash: root.key_hash(),
             number,
             this_update: unix_time(crl.last_update().timestamp()),
@@ -274,7 +274,7 @@ fn signer<'r>(
             return Ok(root);
         }
     }
-    let issuer = crl.issuer().to_string();
+    let issuer = printable(&crl.issuer().to_string());
     if named {
         return Err(CrlError::BadSignature(issuer));
     }

@@ -14,7 +14,7 @@ use webpki::{
 
 use crate::capability::{Capabilities, Capability};
 use crate::certificate::{
-    CertificateFacts, MAX_CHAIN_CERTIFICATES, SpiffeId, key_of_peer, trimmed,
+    CertificateFacts, MAX_CHAIN_CERTIFICATES, SpiffeId, key_of_peer, printable, trimmed,
 };
 use crate::organization::OrganizationId;
 use crate::revocation::Revocations;
@@ -320,7 +320,7 @@ fn one_spiffe_id(facts: &CertificateFacts) -> Result<SpiffeId, Refusal> {
     if uris.next().is_some() {
         return Err(Refusal::SeveralSpiffeIds);
     }
-    SpiffeId::parse(uri).ok_or_else(|| Refusal::BadSpiffeId(uri.chars().take(200).collect()))
+    SpiffeId::parse(uri).ok_or_else(|| Refusal::BadSpiffeId(printable(uri)))
 }
 
 /// Signature path, time, revocation. Returns what the leaf says and the key hash of the root it ends in.

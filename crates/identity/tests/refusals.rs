@@ -118,7 +118,7 @@ fn given_one_case_per_reason_when_verified_then_each_is_refused_with_exactly_tha
         p.subject_alt_names = vec![uri(&format!(
             "spiffe://{other_org}/node/{}",
             key(1).peer_id()
-        ))]
+        ))];
     });
     let companion = vec![good.companion().unwrap().clone()];
     let short_leaf = vec![CertificateDer::from(
@@ -126,15 +126,15 @@ fn given_one_case_per_reason_when_verified_then_each_is_refused_with_exactly_tha
     )];
     let six = vec![chain[0].clone(); 6];
     let peer_revoked = revocations(&ca, |ledger| {
-        assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some())
+        assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some());
     });
     let serial_revoked = revocations(&ca, |ledger| {
-        assert!(ledger.revoke_serial(serial(1).as_bytes(), now()))
+        assert!(ledger.revoke_serial(serial(1).as_bytes(), now()));
     });
     let end = good.facts().not_after.as_secs();
     let ca_end = roots.first_end().unwrap().as_secs();
     let late = odd_leaf(|p| {
-        p.not_after = time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(ca_end + 10 * DAY)
+        p.not_after = time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(ca_end + 10 * DAY);
     });
 
     let cases: Vec<Case> = vec![
@@ -352,7 +352,7 @@ fn given_a_live_session_when_looked_at_again_then_expiry_revocation_and_lost_tru
     let member =
         verify_member(leaf(1).chain_der(), ca.roots(), &Revocations::none(), now()).unwrap();
     let revoked = revocations(&ca, |ledger| {
-        assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some())
+        assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some());
     });
     let label = |outcome: Result<(), Refusal>| outcome.map_err(|refusal| refusal.label());
     assert_eq!(
