@@ -44,7 +44,9 @@ pub struct StoredBlock {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VerifyBlockError {
     /// Larger than any block may be, or its encoded form larger than its plain form.
-    #[error("block {id} claims {plain_size} bytes plain in {stored_size} stored: outside the limits of a block")]
+    #[error(
+        "block {id} claims {plain_size} bytes plain in {stored_size} stored: outside the limits of a block"
+    )]
     Size {
         /// The block asked for.
         id: BlockId,
@@ -87,14 +89,22 @@ impl StoredBlock {
         if blake3::hash(&plain).as_bytes() != id.hash() {
             return Err(VerifyBlockError::WrongHash { id });
         }
-        Ok(VerifiedBlock { id, stored: self, plain })
+        Ok(VerifiedBlock {
+            id,
+            stored: self,
+            plain,
+        })
     }
 
     fn decode(&self, id: BlockId) -> Result<Bytes, VerifyBlockError> {
         let plain_size = self.plain_size;
         let stored_size = self.bytes.len();
         if plain_size > MAX_BLOCK_BYTES || stored_size > plain_size as usize {
-            return Err(VerifyBlockError::Size { id, plain_size, stored_size });
+            return Err(VerifyBlockError::Size {
+                id,
+                plain_size,
+                stored_size,
+            });
         }
         let plain = match self.encoding {
             Encoding::Plain => self.bytes.clone(),
@@ -120,6 +130,12 @@ impl VerifiedBlock {
     #[must_use]
     pub const fn stored(&self) -> &StoredBlock {
         &self.stored
+    }
+
+    /// As stored.
+    #[must_use]
+    pub fn into_stored(self) -> StoredBlock {
+        self.stored
     }
 
     /// The plain bytes, checked.
@@ -150,7 +166,9 @@ impl Encoder {
     /// Never fails: without memory for a zstd context blocks stay plain.
     #[must_use]
     pub fn new() -> Self {
-        Self { zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL).ok() }
+        Self {
+            zstd: zstd::bulk::Compressor::new(ZSTD_LEVEL).ok(),
+        }
     }
 
     /// The smallest of plain and zstd level 1; plain where zstd would save less than 5 %.
@@ -160,13 +178,20 @@ impl Encoder {
     #[must_use]
     pub fn encode(&mut self, plain: &Bytes) -> StoredBlock {
         debug_assert!(plain.len() <= MAX_BLOCK_BYTES as usize);
-        #[expect(clippy::cast_possible_truncation, reason = "callers pass blocks, which are at most 4 MiB")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "callers pass blocks, which are at most 4 MiB"
+        )]
         let plain_size = plain.len() as u32;
         let (encoding, bytes) = match self.compress(plain) {
             Some(compressed) => (Encoding::Zstd, compressed),
             None => (Encoding::Plain, plain.clone()),
         };
-        StoredBlock { encoding, plain_size, bytes }
+        StoredBlock {
+            encoding,
+            plain_size,
+            bytes,
+        }
     }
 
     fn compress(&mut self, plain: &[u8]) -> Option<Bytes> {

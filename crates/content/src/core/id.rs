@@ -33,7 +33,9 @@ pub enum ParseIdError {
     #[error("`{0}` is not a content id: expected a CIDv1 in base32 such as bafkr4i… or bafyr4i…")]
     NotACid(String),
     /// A CID, but not with a 32-byte BLAKE3 hash.
-    #[error("`{0}` is a content id with another hash: only BLAKE3-256 (0x1e, 32 bytes) is used here")]
+    #[error(
+        "`{0}` is a content id with another hash: only BLAKE3-256 (0x1e, 32 bytes) is used here"
+    )]
     WrongHash(String),
     /// A CID with a BLAKE3 hash, but of the other kind (a chunk where a document was asked for, or the reverse).
     #[error("`{text}` names a {found}, not a {expected}")]
@@ -145,9 +147,11 @@ impl BlockId {
     /// [`ParseIdError`] on another codec, hash or version.
     pub fn from_cid(cid: &Cid) -> Result<Self, ParseIdError> {
         let hash: [u8; 32] = match (cid.version(), cid.hash().code()) {
-            (cid::Version::V1, HASH_BLAKE3) => {
-                cid.hash().digest().try_into().map_err(|_| ParseIdError::WrongHash(cid.to_string()))?
-            }
+            (cid::Version::V1, HASH_BLAKE3) => cid
+                .hash()
+                .digest()
+                .try_into()
+                .map_err(|_| ParseIdError::WrongHash(cid.to_string()))?,
             _ => return Err(ParseIdError::WrongHash(cid.to_string())),
         };
         match cid.codec() {
@@ -177,9 +181,15 @@ impl From<DocumentId> for BlockId {
     }
 }
 
-#[expect(clippy::expect_used, reason = "32 bytes always fit a 64-byte multihash")]
+#[expect(
+    clippy::expect_used,
+    reason = "32 bytes always fit a 64-byte multihash"
+)]
 fn cid_of(codec: u64, hash: &[u8; 32]) -> Cid {
-    Cid::new_v1(codec, Multihash::wrap(HASH_BLAKE3, hash).expect("32 bytes fit"))
+    Cid::new_v1(
+        codec,
+        Multihash::wrap(HASH_BLAKE3, hash).expect("32 bytes fit"),
+    )
 }
 
 impl FromStr for BlockId {
@@ -223,7 +233,11 @@ impl FromStr for DocumentId {
 }
 
 fn wrong_kind(text: &str, found: BlockId, expected: &'static str) -> ParseIdError {
-    ParseIdError::WrongKind { text: text.to_owned(), found: found.kind(), expected }
+    ParseIdError::WrongKind {
+        text: text.to_owned(),
+        found: found.kind(),
+        expected,
+    }
 }
 
 /// `bafk` + base58btc of exactly 32 bytes.
@@ -317,7 +331,9 @@ impl Serialize for BlockId {
 impl<'de> Deserialize<'de> for BlockId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            return String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom);
+            return String::deserialize(deserializer)?
+                .parse()
+                .map_err(serde::de::Error::custom);
         }
         Ok(match WireBlockId::deserialize(deserializer)? {
             WireBlockId::Chunk(id) => Self::Chunk(id),
@@ -345,7 +361,10 @@ mod tests {
             let chunk = ChunkId::of(input).to_string();
             assert!(chunk.starts_with("bafkr4i") && chunk.len() == 59, "{chunk}");
             let document = DocumentId::of(input).to_string();
-            assert!(document.starts_with("bafyr4i") && document.len() == 59, "{document}");
+            assert!(
+                document.starts_with("bafyr4i") && document.len() == 59,
+                "{document}"
+            );
         }
     }
 
@@ -353,19 +372,42 @@ mod tests {
     fn the_base58_alias_reads_as_the_same_chunk() {
         // base58btc of BLAKE3(""), computed independently.
         let alias = alias_of(ChunkId::of(b"").hash());
-        assert_eq!(alias.parse::<BlockId>().unwrap(), BlockId::Chunk(ChunkId::of(b"")));
+        assert_eq!(
+            alias.parse::<BlockId>().unwrap(),
+            BlockId::Chunk(ChunkId::of(b""))
+        );
         let zeros = alias_of(&[0; 32]);
         assert_eq!(zeros, format!("bafk{}", "1".repeat(32)));
-        assert_eq!(zeros.parse::<ChunkId>().unwrap(), ChunkId::from_hash([0; 32]));
-        assert_eq!(alias_of(&[0xff; 32]).parse::<ChunkId>().unwrap(), ChunkId::from_hash([0xff; 32]));
+        assert_eq!(
+            zeros.parse::<ChunkId>().unwrap(),
+            ChunkId::from_hash([0; 32])
+        );
+        assert_eq!(
+            alias_of(&[0xff; 32]).parse::<ChunkId>().unwrap(),
+            ChunkId::from_hash([0xff; 32])
+        );
         // 31 bytes, 33 bytes and an overflowing value are none.
-        assert!(format!("bafk{}", "1".repeat(31)).parse::<ChunkId>().is_err());
-        assert!(format!("bafk{}", "1".repeat(33)).parse::<ChunkId>().is_err());
-        assert!(format!("bafk{}", "z".repeat(44)).parse::<ChunkId>().is_err());
+        assert!(
+            format!("bafk{}", "1".repeat(31))
+                .parse::<ChunkId>()
+                .is_err()
+        );
+        assert!(
+            format!("bafk{}", "1".repeat(33))
+                .parse::<ChunkId>()
+                .is_err()
+        );
+        assert!(
+            format!("bafk{}", "z".repeat(44))
+                .parse::<ChunkId>()
+                .is_err()
+        );
     }
 
     fn alias_of(hash: &[u8; 32]) -> String {
-        let alphabet: Vec<char> = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz".chars().collect();
+        let alphabet: Vec<char> = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+            .chars()
+            .collect();
         let mut value = hash.to_vec();
         let mut digits = Vec::new();
         while value.iter().any(|byte| *byte != 0) {
@@ -378,17 +420,23 @@ mod tests {
             digits.push(alphabet[remainder as usize]);
         }
         digits.extend(hash.iter().take_while(|byte| **byte == 0).map(|_| '1'));
-        digits.iter().rev().fold("bafk".to_owned(), |mut text, digit| {
-            text.push(*digit);
-            text
-        })
+        digits
+            .iter()
+            .rev()
+            .fold("bafk".to_owned(), |mut text, digit| {
+                text.push(*digit);
+                text
+            })
     }
 
     #[test]
     fn a_document_is_no_chunk_and_the_error_says_so() {
         let document = DocumentId::of(b"x").to_string();
         let error = document.parse::<ChunkId>().unwrap_err();
-        assert!(error.to_string().contains("names a document, not a chunk"), "{error}");
+        assert!(
+            error.to_string().contains("names a document, not a chunk"),
+            "{error}"
+        );
         assert!(EMPTY.parse::<DocumentId>().is_err());
     }
 

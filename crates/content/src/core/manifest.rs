@@ -167,9 +167,19 @@ pub enum ManifestError {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Wire {
-    File { size: u64, chunks: Vec<(Cid, u32)> },
-    Directory { size: u64, entries: Vec<(String, Cid, u64)> },
-    Tree { size: u64, of: TreeOf, parts: Vec<(Cid, u64)> },
+    File {
+        size: u64,
+        chunks: Vec<(Cid, u32)>,
+    },
+    Directory {
+        size: u64,
+        entries: Vec<(String, Cid, u64)>,
+    },
+    Tree {
+        size: u64,
+        of: TreeOf,
+        parts: Vec<(Cid, u64)>,
+    },
 }
 
 impl Manifest {
@@ -177,31 +187,48 @@ impl Manifest {
     #[must_use]
     pub const fn size(&self) -> u64 {
         match self {
-            Self::File { size, .. } | Self::Directory { size, .. } | Self::Tree { size, .. } => *size,
+            Self::File { size, .. } | Self::Directory { size, .. } | Self::Tree { size, .. } => {
+                *size
+            }
         }
     }
 
     /// Whether the document is a directory.
     #[must_use]
     pub const fn is_directory(&self) -> bool {
-        matches!(self, Self::Directory { .. } | Self::Tree { of: TreeOf::Directory, .. })
+        matches!(
+            self,
+            Self::Directory { .. }
+                | Self::Tree {
+                    of: TreeOf::Directory,
+                    ..
+                }
+        )
     }
 
     /// Every block it links to, in order.
     pub fn links(&self) -> Box<dyn Iterator<Item = Link> + Send + '_> {
         match self {
-            Self::File { chunks, .. } => Box::new(
-                chunks.iter().map(|c| Link { id: c.id.into(), size: u64::from(c.size), role: LinkRole::Chunk }),
-            ),
-            Self::Directory { entries, .. } => {
-                Box::new(entries.iter().map(|e| Link { id: e.id.into(), size: e.size, role: LinkRole::Member }))
-            }
+            Self::File { chunks, .. } => Box::new(chunks.iter().map(|c| Link {
+                id: c.id.into(),
+                size: u64::from(c.size),
+                role: LinkRole::Chunk,
+            })),
+            Self::Directory { entries, .. } => Box::new(entries.iter().map(|e| Link {
+                id: e.id.into(),
+                size: e.size,
+                role: LinkRole::Member,
+            })),
             Self::Tree { of, parts, .. } => {
                 let role = match of {
                     TreeOf::File => LinkRole::FilePart,
                     TreeOf::Directory => LinkRole::DirectoryPart,
                 };
-                Box::new(parts.iter().map(move |p| Link { id: p.id.into(), size: p.size, role }))
+                Box::new(parts.iter().map(move |p| Link {
+                    id: p.id.into(),
+                    size: p.size,
+                    role,
+                }))
             }
         }
     }
@@ -218,7 +245,11 @@ impl Manifest {
             LinkRole::Member => !self.is_directory(),
             LinkRole::Root => return Ok(()),
         };
-        if kind && self.size() == link.size { Ok(()) } else { Err(ManifestError::Link) }
+        if kind && self.size() == link.size {
+            Ok(())
+        } else {
+            Err(ManifestError::Link)
+        }
     }
 
     /// Canonical DAG-CBOR, and its name.
@@ -228,22 +259,32 @@ impl Manifest {
     pub fn encode(&self) -> Result<ManifestBlock, ManifestError> {
         self.check()?;
         let wire = match self {
-            Self::File { size, chunks } => {
-                Wire::File { size: *size, chunks: chunks.iter().map(|c| (c.id.to_cid(), c.size)).collect() }
-            }
+            Self::File { size, chunks } => Wire::File {
+                size: *size,
+                chunks: chunks.iter().map(|c| (c.id.to_cid(), c.size)).collect(),
+            },
             Self::Directory { size, entries } => Wire::Directory {
                 size: *size,
-                entries: entries.iter().map(|e| (e.name.clone(), e.id.to_cid(), e.size)).collect(),
+                entries: entries
+                    .iter()
+                    .map(|e| (e.name.clone(), e.id.to_cid(), e.size))
+                    .collect(),
             },
-            Self::Tree { size, of, parts } => {
-                Wire::Tree { size: *size, of: *of, parts: parts.iter().map(|p| (p.id.to_cid(), p.size)).collect() }
-            }
+            Self::Tree { size, of, parts } => Wire::Tree {
+                size: *size,
+                of: *of,
+                parts: parts.iter().map(|p| (p.id.to_cid(), p.size)).collect(),
+            },
         };
-        let bytes = serde_ipld_dagcbor::to_vec(&wire).map_err(|_| ManifestError::Malformed("it does not encode"))?;
+        let bytes = serde_ipld_dagcbor::to_vec(&wire)
+            .map_err(|_| ManifestError::Malformed("it does not encode"))?;
         if bytes.len() > MAX_BLOCK_BYTES as usize {
             return Err(ManifestError::TooLarge);
         }
-        Ok(ManifestBlock { id: DocumentId::of(&bytes), bytes: bytes.into() })
+        Ok(ManifestBlock {
+            id: DocumentId::of(&bytes),
+            bytes: bytes.into(),
+        })
     }
 
     /// Strict decoding; the result holds every rule of the format.
@@ -254,21 +295,32 @@ impl Manifest {
         if bytes.len() > MAX_BLOCK_BYTES as usize {
             return Err(ManifestError::TooLarge);
         }
-        let wire: Wire =
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|_| ManifestError::Malformed("it is no manifest"))?;
+        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
+            .map_err(|_| ManifestError::Malformed("it is no manifest"))?;
         let manifest = match wire {
             Wire::File { size, chunks } => Self::File {
                 size,
                 chunks: chunks
                     .into_iter()
-                    .map(|(cid, size)| Ok(ChunkRef { id: chunk_link(&cid)?, size }))
+                    .map(|(cid, size)| {
+                        Ok(ChunkRef {
+                            id: chunk_link(&cid)?,
+                            size,
+                        })
+                    })
                     .collect::<Result<_, ManifestError>>()?,
             },
             Wire::Directory { size, entries } => Self::Directory {
                 size,
                 entries: entries
                     .into_iter()
-                    .map(|(name, cid, size)| Ok(DirectoryEntry { name, id: manifest_link(&cid)?, size }))
+                    .map(|(name, cid, size)| {
+                        Ok(DirectoryEntry {
+                            name,
+                            id: manifest_link(&cid)?,
+                            size,
+                        })
+                    })
                     .collect::<Result<_, ManifestError>>()?,
             },
             Wire::Tree { size, of, parts } => Self::Tree {
@@ -276,7 +328,12 @@ impl Manifest {
                 of,
                 parts: parts
                     .into_iter()
-                    .map(|(cid, size)| Ok(PartRef { id: manifest_link(&cid)?, size }))
+                    .map(|(cid, size)| {
+                        Ok(PartRef {
+                            id: manifest_link(&cid)?,
+                            size,
+                        })
+                    })
                     .collect::<Result<_, ManifestError>>()?,
             },
         };
@@ -293,7 +350,10 @@ impl Manifest {
                 if chunks.len() > MAX_LINKS {
                     return Err(ManifestError::TooLarge);
                 }
-                if chunks.iter().any(|c| c.size == 0 || c.size > MAX_BLOCK_BYTES) {
+                if chunks
+                    .iter()
+                    .any(|c| c.size == 0 || c.size > MAX_BLOCK_BYTES)
+                {
                     return Err(ManifestError::Size);
                 }
                 check_sum(*size, chunks.iter().map(|c| u64::from(c.size)))
@@ -320,8 +380,14 @@ impl Manifest {
 }
 
 fn check_sum(size: u64, mut parts: impl Iterator<Item = u64>) -> Result<(), ManifestError> {
-    let sum = parts.try_fold(0_u64, u64::checked_add).ok_or(ManifestError::Size)?;
-    if sum == size { Ok(()) } else { Err(ManifestError::Size) }
+    let sum = parts
+        .try_fold(0_u64, u64::checked_add)
+        .ok_or(ManifestError::Size)?;
+    if sum == size {
+        Ok(())
+    } else {
+        Err(ManifestError::Size)
+    }
 }
 
 fn chunk_link(cid: &Cid) -> Result<ChunkId, ManifestError> {
@@ -344,7 +410,12 @@ fn manifest_link(cid: &Cid) -> Result<DocumentId, ManifestError> {
 /// # Errors
 /// [`ManifestError::Name`] with the reason.
 pub fn check_name(name: &str) -> Result<(), ManifestError> {
-    let refuse = |reason| Err(ManifestError::Name { name: name.chars().take(64).collect(), reason });
+    let refuse = |reason| {
+        Err(ManifestError::Name {
+            name: name.chars().take(64).collect(),
+            reason,
+        })
+    };
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return refuse("a name has 1 to 1024 bytes");
     }
@@ -357,7 +428,9 @@ pub fn check_name(name: &str) -> Result<(), ManifestError> {
     for part in name.split('/') {
         match part {
             "" | "." | ".." => return refuse("a name never has an empty part, `.` or `..`"),
-            _ if part.len() > MAX_NAME_PART_BYTES => return refuse("a part of the path is longer than 255 bytes"),
+            _ if part.len() > MAX_NAME_PART_BYTES => {
+                return refuse("a part of the path is longer than 255 bytes");
+            }
             _ => {}
         }
     }
@@ -370,7 +443,12 @@ pub fn check_name(name: &str) -> Result<(), ManifestError> {
 /// # Errors
 /// [`ManifestError::Name`] with the first offending name.
 pub fn check_entries(entries: &[DirectoryEntry]) -> Result<(), ManifestError> {
-    let refuse = |name: &str, reason| Err(ManifestError::Name { name: name.chars().take(64).collect(), reason });
+    let refuse = |name: &str, reason| {
+        Err(ManifestError::Name {
+            name: name.chars().take(64).collect(),
+            reason,
+        })
+    };
     for entry in entries {
         check_name(&entry.name)?;
     }
@@ -382,7 +460,10 @@ pub fn check_entries(entries: &[DirectoryEntry]) -> Result<(), ManifestError> {
     for entry in entries {
         for (slash, _) in entry.name.match_indices('/') {
             let folder = &entry.name[..slash];
-            if entries.binary_search_by(|other| other.name.as_str().cmp(folder)).is_ok() {
+            if entries
+                .binary_search_by(|other| other.name.as_str().cmp(folder))
+                .is_ok()
+            {
                 return refuse(folder, "it is both a file and a folder");
             }
         }
@@ -415,7 +496,14 @@ impl FileBuilder {
     }
 
     const fn with_max_links(max_links: usize) -> Self {
-        Self { max_links, chunks: Vec::new(), part_size: 0, size: 0, chunk_count: 0, parts: Vec::new() }
+        Self {
+            max_links,
+            chunks: Vec::new(),
+            part_size: 0,
+            size: 0,
+            chunk_count: 0,
+            parts: Vec::new(),
+        }
     }
 
     /// Bytes so far.
@@ -435,8 +523,15 @@ impl FileBuilder {
     /// # Errors
     /// [`ManifestError`] for a chunk no manifest can hold, or a file beyond 2^32 chunks.
     pub fn push(&mut self, chunk: ChunkRef) -> Result<Option<ManifestBlock>, ManifestError> {
-        let full = if self.chunks.len() == self.max_links { Some(self.close_part()?) } else { None };
-        self.size = self.size.checked_add(u64::from(chunk.size)).ok_or(ManifestError::Size)?;
+        let full = if self.chunks.len() == self.max_links {
+            Some(self.close_part()?)
+        } else {
+            None
+        };
+        self.size = self
+            .size
+            .checked_add(u64::from(chunk.size))
+            .ok_or(ManifestError::Size)?;
         self.part_size += u64::from(chunk.size);
         self.chunk_count += 1;
         self.chunks.push(chunk);
@@ -452,7 +547,12 @@ impl FileBuilder {
         if self.parts.len() == 1 {
             return Ok(vec![last]);
         }
-        let root = Manifest::Tree { size: self.size, of: TreeOf::File, parts: self.parts }.encode()?;
+        let root = Manifest::Tree {
+            size: self.size,
+            of: TreeOf::File,
+            parts: self.parts,
+        }
+        .encode()?;
         Ok(vec![last, root])
     }
 
@@ -461,7 +561,11 @@ impl FileBuilder {
             return Err(ManifestError::TooLarge);
         }
         let size = std::mem::take(&mut self.part_size);
-        let block = Manifest::File { size, chunks: std::mem::take(&mut self.chunks) }.encode()?;
+        let block = Manifest::File {
+            size,
+            chunks: std::mem::take(&mut self.chunks),
+        }
+        .encode()?;
         self.parts.push(PartRef { id: block.id, size });
         Ok(block)
     }
@@ -498,14 +602,24 @@ fn build_directory_within(
     let mut parts = Vec::with_capacity(groups.len());
     let mut total = 0_u64;
     for entries in groups {
-        let size = entries.iter().try_fold(0_u64, |sum, e| sum.checked_add(e.size)).ok_or(ManifestError::Size)?;
+        let size = entries
+            .iter()
+            .try_fold(0_u64, |sum, e| sum.checked_add(e.size))
+            .ok_or(ManifestError::Size)?;
         total = total.checked_add(size).ok_or(ManifestError::Size)?;
         let block = Manifest::Directory { size, entries }.encode()?;
         parts.push(PartRef { id: block.id, size });
         blocks.push(block);
     }
     if parts.len() > 1 {
-        blocks.push(Manifest::Tree { size: total, of: TreeOf::Directory, parts }.encode()?);
+        blocks.push(
+            Manifest::Tree {
+                size: total,
+                of: TreeOf::Directory,
+                parts,
+            }
+            .encode()?,
+        );
     }
     Ok(blocks)
 }

@@ -2,6 +2,9 @@
 
 pub mod block;
 pub mod chunker;
+pub mod fetch;
 pub mod id;
 pub mod manifest;
 pub mod record;
+mod sentence;
+pub mod wire;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use warren_identity::SignedPayload;
+use warren_identity::{PeerId, SignedPayload};
 
 use crate::core::id::DocumentId;
 
@@ -17,7 +17,9 @@ pub const MAX_TAG_BYTES: usize = 128;
 pub const MAX_SOURCE_TYPE_BYTES: usize = 64;
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 
@@ -81,7 +83,10 @@ impl DocumentRecord {
     /// When the document may be dropped, if ever. A time beyond the clock's range means never.
     #[must_use]
     pub fn expires_at(&self) -> Option<UnixMillis> {
-        self.retention_s?.checked_mul(1000)?.checked_add(self.updated_at.0).map(UnixMillis)
+        self.retention_s?
+            .checked_mul(1000)?
+            .checked_add(self.updated_at.0)
+            .map(UnixMillis)
     }
 }
 
@@ -94,4 +99,95 @@ fn check_text(field: &'static str, text: &str, limit: usize) -> Result<(), Recor
 
 impl SignedPayload for DocumentRecord {
     const DOMAIN: &'static str = "warren/document-record/v1";
+
+    /// Any member may speak for any document: ids are hashes, and a record grants nothing.
+    fn check(&self, _signer: &PeerId) -> Result<(), &'static str> {
+        self.validate().map_err(|error| match error {
+            RecordError::Text { .. } => "a text is too long or holds control characters",
+            RecordError::Tags => "too many tags, or unsorted, or one twice",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use warren_identity::{NodeKey, Signed};
+
+    use super::*;
+
+    fn record() -> DocumentRecord {
+        DocumentRecord {
+            document: DocumentId::of(b"manifest"),
+            title: "Annual report".to_owned(),
+            tags: vec!["finance".to_owned(), "q4".to_owned()],
+            source_type: "contract".to_owned(),
+            created_at: UnixMillis(1_700_000_000_000),
+            updated_at: UnixMillis(1_700_000_001_000),
+            retention_s: Some(86_400),
+            size: 12,
+            chunk_count: 1,
+        }
+    }
+
+    #[test]
+    fn a_signed_record_survives_the_wire() {
+        let key = NodeKey::from_seed([7; 32]);
+        let signed = Signed::sign(record(), &key).unwrap();
+        let back = Signed::<DocumentRecord>::decode(&signed.to_bytes()).unwrap();
+        assert_eq!(back.value(), &record());
+        assert_eq!(back.signer(), key.peer_id());
+    }
+
+    #[test]
+    fn the_record_format_is_frozen() {
+        let bytes = postcard::to_stdvec(&record()).unwrap();
+        assert_eq!(blake3::hash(&bytes).to_hex().as_str(), RECORD_VECTOR_BLAKE3);
+    }
+    const RECORD_VECTOR_BLAKE3: &str = "";
+
+    #[test]
+    fn a_record_outside_the_limits_is_neither_signed_nor_accepted() {
+        let key = NodeKey::from_seed([7; 32]);
+        let long = DocumentRecord {
+            title: "x".repeat(MAX_TITLE_BYTES + 1),
+            ..record()
+        };
+        assert!(matches!(
+            long.validate(),
+            Err(RecordError::Text { field: "title", .. })
+        ));
+        assert!(Signed::sign(long, &key).is_err());
+        let control = DocumentRecord {
+            source_type: "a\u{1b}[2J".to_owned(),
+            ..record()
+        };
+        assert!(control.validate().is_err());
+        let twice = DocumentRecord {
+            tags: vec!["a".to_owned(), "a".to_owned()],
+            ..record()
+        };
+        assert_eq!(twice.validate(), Err(RecordError::Tags));
+    }
+
+    #[test]
+    fn retention_is_a_pure_function_of_the_record() {
+        assert_eq!(record().expires_at(), Some(UnixMillis(1_700_086_401_000)));
+        assert_eq!(
+            DocumentRecord {
+                retention_s: None,
+                ..record()
+            }
+            .expires_at(),
+            None
+        );
+        assert_eq!(
+            DocumentRecord {
+                retention_s: Some(u64::MAX),
+                ..record()
+            }
+            .expires_at(),
+            None
+        );
+    }
 }

@@ -15,7 +15,9 @@ use crate::core::record::RecordError;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("the store {path} is in use by process {holder}: stop that process, or give this node a directory of its own (storage.path)")]
+    #[error(
+        "the store {path} is in use by process {holder}: stop that process, or give this node a directory of its own (storage.path)"
+    )]
     Locked {
         /// The store.
         path: PathBuf,
@@ -23,7 +25,9 @@ pub enum OpenError {
         holder: String,
     },
     /// Written by a newer version.
-    #[error("the store {path} has format {found}, this version reads up to {supported}: upgrade warren, or use another directory")]
+    #[error(
+        "the store {path} has format {found}, this version reads up to {supported}: upgrade warren, or use another directory"
+    )]
     Newer {
         /// The store.
         path: PathBuf,
@@ -41,7 +45,9 @@ pub enum OpenError {
         reason: &'static str,
     },
     /// The directory cannot be written and holds no store that could be read.
-    #[error("the store {path} cannot be written ({source}) and cannot be read as it is either: {reason}")]
+    #[error(
+        "the store {path} cannot be written ({source}) and cannot be read as it is either: {reason}"
+    )]
     ReadOnly {
         /// The store.
         path: PathBuf,
@@ -61,7 +67,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The index is damaged beyond its own repair.
-    #[error("the index of the store {path} is damaged: {reason}; restore the directory from a backup, or move it away and fetch its documents again")]
+    #[error(
+        "the index of the store {path} is damaged: {reason}; restore the directory from a backup, or move it away and fetch its documents again"
+    )]
     Index {
         /// The store.
         path: PathBuf,
@@ -82,10 +90,14 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
     /// The disk has no room. Nothing acknowledged is lost; reads go on.
-    #[error("no space left on the disk of the store: free some, or remove documents and run `warren store gc`")]
+    #[error(
+        "no space left on the disk of the store: free some, or remove documents and run `warren store gc`"
+    )]
     NoSpace,
     /// The configured size is reached. Nothing was written over it.
-    #[error("the store is full: {used} of {max} bytes used and {needed} more needed; remove documents, or raise storage.max_size")]
+    #[error(
+        "the store is full: {used} of {max} bytes used and {needed} more needed; remove documents, or raise storage.max_size"
+    )]
     Quota {
         /// Bytes in use.
         used: u64,
@@ -95,7 +107,9 @@ pub enum StoreError {
         max: u64,
     },
     /// The store was opened from a read-only directory or medium.
-    #[error("the store is read-only: remount or make the directory writable, then restart the node")]
+    #[error(
+        "the store is read-only: remount or make the directory writable, then restart the node"
+    )]
     ReadOnly,
     /// The index failed.
     #[error("the index of the store failed: {0}")]
@@ -137,10 +151,14 @@ pub enum ReadError {
     #[error("document {0} is not in this store")]
     UnknownDocument(DocumentId),
     /// A block of the document is not here: never fetched, or lost to a disk error.
-    #[error("block {0} of the document is missing from this store: `warren store verify` fetches it from peers")]
+    #[error(
+        "block {0} of the document is missing from this store: `warren store verify` fetches it from peers"
+    )]
     Missing(BlockId),
     /// The bytes on disk are not those that were written.
-    #[error("block {0} is damaged on disk and was set aside: `warren store verify` fetches it from peers")]
+    #[error(
+        "block {0} is damaged on disk and was set aside: `warren store verify` fetches it from peers"
+    )]
     Corrupt(BlockId),
     /// A manifest in the store breaks the format; only possible for content fetched from a faulty peer.
     #[error("document {id}: {source}")]
@@ -150,6 +168,9 @@ pub enum ReadError {
         /// What is wrong.
         source: ManifestError,
     },
+    /// A directory has no bytes of its own.
+    #[error("document {0} is a directory: read its files by their own ids")]
+    IsDirectory(DocumentId),
     /// A range outside the document.
     #[error("bytes {start}..{end} are outside the document of {size} bytes")]
     Range {
