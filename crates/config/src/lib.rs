@@ -37,7 +37,7 @@ pub use settings::*;
 pub use show::{Effective, docs_table};
 pub use table::{Fallback, KEYS, Key};
 pub use template::Template;
-pub use value::{HostPort, Secret, Url};
+pub use value::{HostPort, Secret, Url, parse_duration};
 pub use yaml::MAX_FILE_BYTES;
 
 /// The whole reader on one file, for fuzzers: no input may panic, hang or exhaust memory.

@@ -6,7 +6,6 @@ use crate::assemble::settings_from;
 use crate::decode::Set;
 use crate::load::Loaded;
 use crate::problem::Problem;
-use crate::settings::Settings;
 use crate::table::KEYS;
 
 /// What to do with a configuration that was read while running.
@@ -16,8 +15,9 @@ pub struct ReloadPlan {
     pub apply: Vec<&'static str>,
     /// Keys whose new value waits for a restart.
     pub needs_restart: Vec<&'static str>,
-    /// What to run with from now on: the new value of `apply`, the old one of everything else.
-    pub settings: Settings,
+    /// What to run with from now on, and to compare the next reload with: the new value of `apply`, the old one of
+    /// everything else.
+    pub in_force: Loaded,
 }
 
 /// Compares the configuration in force with a new one.
@@ -48,10 +48,16 @@ pub fn diff(old: &Loaded, new: &Loaded) -> Result<ReloadPlan, Vec<Problem>> {
         };
     }
     let settings = settings_from(&values, old.settings.carried.clone());
+    let in_force = Loaded {
+        settings,
+        warnings: new.warnings.clone(),
+        values,
+        carried: old.carried.clone(),
+    };
     Ok(ReloadPlan {
         apply,
         needs_restart,
-        settings,
+        in_force,
     })
 }
 

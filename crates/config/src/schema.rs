@@ -116,7 +116,9 @@ fn of_kind(kind: Kind) -> Value {
         Kind::Multiaddr => pattern(&format!("^/|{VARIABLE}")),
         Kind::PeerAddress => pattern(&format!("^/.*/p2p/|{VARIABLE}")),
         Kind::ServerUrl => pattern(&format!("^https?://|{VARIABLE}")),
-        Kind::DatabaseUrl => pattern(&format!("^postgres(ql)?://|{VARIABLE}")),
+        Kind::DatabaseUrl => {
+            json!({ "type": ["string", "null"], "pattern": format!("^postgres(ql)?://|{VARIABLE}") })
+        }
         Kind::List(item) => json!({ "type": ["array", "null"], "items": of_kind(*item) }),
         Kind::Records => json!({ "type": ["array", "null"] }),
         Kind::Name

@@ -150,8 +150,11 @@ pub(crate) fn check_host(host: &str) -> Result<(), String> {
     ))
 }
 
-/// Whole seconds, or with a suffix: `30s`, `5m`, `24h`, `7d`.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads whole seconds, or a number with a suffix: `30s`, `5m`, `24h`, `7d`. For flags that take what a key takes.
+///
+/// # Errors
+/// What is wrong and what is allowed, as one phrase.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split_unit(text);
     let seconds = match unit {
         "" | "s" => 1,

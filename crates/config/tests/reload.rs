@@ -15,9 +15,9 @@ fn given_live_and_fixed_changes_when_compared_then_only_the_live_ones_are_in_the
 
     assert_eq!(plan.apply, ["storage.max_size", "logging.level"]);
     assert_eq!(plan.needs_restart, ["api.token_file", "storage.path"]);
-    assert_eq!(plan.settings.storage.max_size, 2_000_000_000);
-    assert_eq!(plan.settings.storage.path.to_str(), Some("/a"));
-    assert_eq!(plan.settings.logging.level, "debug");
+    assert_eq!(plan.in_force.settings.storage.max_size, 2_000_000_000);
+    assert_eq!(plan.in_force.settings.storage.path.to_str(), Some("/a"));
+    assert_eq!(plan.in_force.settings.logging.level, "debug");
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn given_the_same_values_written_differently_when_compared_then_nothing_changes(
     let plan = diff(&old, &new).unwrap();
 
     assert!(plan.apply.is_empty() && plan.needs_restart.is_empty());
-    assert_eq!(plan.settings, old.settings);
+    assert_eq!(plan.in_force.settings, old.settings);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn given_a_key_that_is_no_longer_set_when_compared_then_its_default_applies() {
     let plan = diff(&old, &new).unwrap();
 
     assert_eq!(plan.apply, ["network.security.crl"]);
-    assert_eq!(plan.settings.network.security.crl, None);
+    assert_eq!(plan.in_force.settings.network.security.crl, None);
 }
 
 #[test]
@@ -88,5 +88,20 @@ fn given_raised_protection_when_compared_then_it_applies() {
 
     let plan = diff(&old, &new).unwrap();
 
-    assert_eq!(plan.settings.network.security.admission, Admission::Members);
+    assert_eq!(
+        plan.in_force.settings.network.security.admission,
+        Admission::Members
+    );
+}
+
+#[test]
+fn given_a_reload_that_left_keys_for_a_restart_when_reloaded_again_then_they_still_wait() {
+    let old = node("storage: {path: /a}").loaded();
+    let new = node("{storage: {path: /b}, logging: {level: debug}}").loaded();
+
+    let in_force = diff(&old, &new).unwrap().in_force;
+    let again = diff(&in_force, &new).unwrap();
+
+    assert!(again.apply.is_empty(), "{:?}", again.apply);
+    assert_eq!(again.needs_restart, ["api.token_file", "storage.path"]);
 }
