@@ -40,10 +40,13 @@ impl SignedPayload for RequestProof {
 
 /// What a request is, for signing and checking.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) target: &'a str,
-    pub(crate) body: &'a [u8],
+pub struct Subject<'a> {
+    /// HTTP method, upper case.
+    pub method: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// The body's bytes; empty without one.
+    pub body: &'a [u8],
 }
 
 /// A statement that fits its request. Whether the chain is a member's, and the time right, is not looked at yet.
@@ -67,8 +70,11 @@ pub(crate) enum ProofError {
     OtherRequest,
 }
 
-/// The two headers for a request made at `now`: chain and statement.
-pub(crate) fn headers(
+/// The two headers for a request made at `now`: chain and statement, each with its name.
+///
+/// # Errors
+/// [`SignedError::TooLong`] for a target of more than some kilobytes.
+pub fn headers(
     subject: Subject<'_>,
     chain: &[CertificateDer<'_>],
     key: &NodeKey,
@@ -135,7 +141,9 @@ mod tests {
 
     fn signed() -> [(&'static str, String); 2] {
         let key = NodeKey::from_seed([5; 32]);
-        headers(SUBJECT, &[], &key, UnixMillis(1)).unwrap()
+        // DER in form; whether it is a certificate matters to whoever judges the chain.
+        let chain = [CertificateDer::from(vec![0x30, 1, 0])];
+        headers(SUBJECT, &chain, &key, UnixMillis(1)).unwrap()
     }
 
     fn read_for(subject: Subject<'_>) -> Result<Option<Proof>, ProofError> {
@@ -159,6 +167,8 @@ mod tests {
                 ..SUBJECT
             },
         ];
+        let own = read_for(SUBJECT).unwrap().unwrap();
+        assert_eq!(own.signer, NodeKey::from_seed([5; 32]).peer_id());
         for other in others {
             assert_eq!(read_for(other).unwrap_err(), ProofError::OtherRequest);
         }

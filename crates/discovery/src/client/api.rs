@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use warren_identity::{
     Csr, NodeRecord, Signed, Trust,
     join::{JoinGrant, JoinResponse, RenewRequest},
-    tls::https_client,
+    tls::{https_client, refusal_of},
 };
 
 use super::StartError;
@@ -375,8 +375,19 @@ fn root_cause(error: &reqwest::Error) -> String {
         return "no answer in time".to_owned();
     }
     let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    loop {
+        // `io::Error` passes over what it carries when asked for its source.
+        let carried = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = carried.or_else(|| cause.downcast_ref());
+        if let Some(refusal) = tls.and_then(refusal_of) {
+            return format!("this node refuses its certificate: {refusal}");
+        }
+        match cause.source() {
+            Some(inner) => cause = inner,
+            None => return cause.to_string(),
+        }
     }
-    cause.to_string()
 }
