@@ -1,0 +1,6 @@
+//! The targets, by the crate whose decoders they feed.
+
+pub mod config;
+pub mod content;
+pub mod discovery;
+pub mod identity;
