@@ -210,7 +210,7 @@ pub struct ShapedLink {
 }
 
 impl ShapedLink {
-    /// New conditions for packets that enter from now on.
+    /// New conditions for packets that enter from now on; they hold when this returns.
     pub fn shape(&self, direction: Direction, impairment: Impairment) {
         self.shim.shape(direction, impairment);
     }

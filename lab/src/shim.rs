@@ -1,7 +1,7 @@
 //! The shim's body: a thread that moves frames between two interfaces as [`LinkCore`] decides.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,9 @@ use crate::core::random::Random;
 use crate::link::Direction;
 use crate::namespace::Namespace;
 use crate::packet_socket::{PacketSocket, ReceiveBuffers};
+
+/// As far before ordinary programs as it goes without real-time scheduling, which could starve a machine of one core.
+const NICENESS: i32 = -20;
 
 /// Handle to a running shim.
 #[derive(Debug)]
@@ -27,11 +30,14 @@ struct Control {
     /// Wakes the thread when there is an order.
     wake: OwnedFd,
     shared: Mutex<Shared>,
+    /// Told when the thread has taken orders, and when it ends.
+    obeyed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     stop: bool,
+    ended: bool,
     /// Per [`Direction::index`].
     orders: [Option<Impairment>; 2],
     stats: [LinkStats; 2],
@@ -60,6 +66,7 @@ impl Shim {
         let control = Arc::new(Control {
             wake,
             shared: Mutex::default(),
+            obeyed: Condvar::new(),
         });
         let worker = Worker {
             control: Arc::clone(&control),
@@ -79,9 +86,15 @@ impl Shim {
         })
     }
 
+    /// Returns when the new conditions hold (or the lab is gone), so that a packet sent after this call meets them.
     pub(crate) fn shape(&self, direction: Direction, impairment: Impairment) {
-        self.control.lock().orders[direction.index()] = Some(impairment);
+        let mut shared = self.control.lock();
+        shared.orders[direction.index()] = Some(impairment);
         self.control.wake();
+        let pending =
+            |shared: &mut Shared| shared.orders[direction.index()].is_some() && !shared.ended;
+        // Nothing to do with the guard but to let it go.
+        drop(self.control.obeyed.wait_while(shared, pending));
     }
 
     pub(crate) fn stats(&self, direction: Direction) -> LinkStats {
@@ -132,13 +145,16 @@ struct Worker {
     due: Vec<Vec<u8>>,
 }
 
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.control.lock().ended = true;
+        self.control.obeyed.notify_all();
+    }
+}
+
 impl Worker {
     fn run(mut self) {
-        // Time that passes between "due" and "awake" is delay nobody asked for; the default slack is 50 µs.
-        if let Ok(microsecond) = std::num::NonZeroU64::try_from(1_000) {
-            // Refused at worst, which costs those 50 µs.
-            let _ = rustix::thread::set_current_timer_slack(Some(microsecond));
-        }
+        be_punctual();
         let mut buffers = ReceiveBuffers::new();
         loop {
             self.transmit_due();
@@ -163,6 +179,7 @@ impl Worker {
             shared.stats[direction] = core.stats();
             if let Some(impairment) = shared.orders[direction].take() {
                 core.set_impairment(impairment);
+                self.control.obeyed.notify_all();
             }
         }
         !shared.stop
@@ -217,6 +234,16 @@ impl Worker {
             })
             .is_ok()
     }
+}
+
+/// Time that passes between "due" and "awake" is delay nobody asked for. What is refused costs punctuality only.
+fn be_punctual() {
+    // The default slack is 50 µs.
+    if let Ok(microsecond) = std::num::NonZeroU64::try_from(1_000) {
+        let _ = rustix::thread::set_current_timer_slack(Some(microsecond));
+    }
+    // Before the programs under test, which may keep every core busy. Linux takes "this process" as this thread.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 fn timespec(duration: Duration) -> Timespec {
