@@ -156,11 +156,6 @@ impl IssuanceLedger {
             .any(|revoked| revoked.peer_id == *peer_id)
     }
 
-    /// The revoked peers, in the order of their revocation.
-    pub fn revoked_peers(&self) -> impl Iterator<Item = PeerId> {
-        self.revoked_peers.iter().map(|revoked| revoked.peer_id)
-    }
-
     /// Signs the revocation list of the moment and returns its DER. Serials of leaves that ended by themselves are
     /// left out; peers never are. The number is the Unix time in seconds, or one above the last if that is higher.
     ///

@@ -1,18 +1,5 @@
-//! X.509 revocation lists (RFC 5280 §5): what they revoke, and which of two is the newer.
-//!
-//! # What revokes a node
-//! `warren ca revoke --peer` lists the serial of every leaf known to have been issued to that peer, for any X.509
-//! software, and beside them [`peer_revocation_serial`]: a serial derived from the peer id that no leaf ever has.
-//! [`crate::verify_member`] looks for both. So a revoked node cannot return with another of its leaves, one that the
-//! issuance ledger has lost, or one issued later.
-//!
-//! # Newer, older, stale
-//! Each CA numbers its lists. A list replaces one of the same CA with a lower number; the same number changes
-//! nothing; a lower one is refused as replayed. After its `nextUpdate` a list stays in force: it is reported as
-//! [stale](RevocationList::is_stale), the node warns and keeps admitting members, because the machine with the CA key
-//! is meant to be offline and its being late must not take the mesh down. What was revoked stays revoked.
-//! A node without any list admits members as if nothing had been revoked.
-
+//! X.509 revocation lists (RFC 5280 §5): what they revoke, and which of two is the newer. The policies stand with
+//! [`Revocations`] and [`peer_revocation_serial`].
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -29,6 +16,10 @@ use crate::roots::{RootCertificate, Roots};
 pub const MAX_CRL_BYTES: usize = 1024 * 1024;
 
 /// The serial that stands in a revocation list for all leaves of a peer, whenever issued.
+///
+/// `warren ca revoke --peer` lists the serial of every leaf known to have been issued to that peer, for any X.509
+/// software, and beside them this one, which no leaf ever has. [`crate::verify_member`] looks for both. So a revoked
+/// node cannot return with another of its leaves, one that the issuance ledger has lost, or one issued later.
 ///
 /// 20 bytes, the longest serial RFC 5280 allows: `0x57`, then 19 bytes of BLAKE3 over the peer id. Leaves get serials
 /// of 16 bytes, so it is never one of theirs.
@@ -294,6 +285,14 @@ pub enum MergeOutcome {
 }
 
 /// The revocation lists in force: at most one per CA.
+///
+/// **Which list counts.** Each CA numbers its lists. A list replaces one of the same CA with a lower number; the same
+/// number changes nothing; a lower one is refused as replayed.
+///
+/// **When a list is stale.** After its `nextUpdate` a list stays in force: it is [reported](Self::stale), the node warns
+/// and keeps admitting members, because the machine with the CA key is meant to be offline and its being late must
+/// not take the mesh down. What was revoked stays revoked. A node without any list admits members as if nothing had
+/// been revoked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Revocations {
     lists: Vec<RevocationList>,

@@ -1,8 +1,4 @@
 //! Who is a member: one pure function of (chain, roots, revocations, now), with the exact reason of every refusal.
-//!
-//! Order of the checks: readable → signed by a trusted CA → within its validity → not revoked → names one node of
-//! our organisation → carries that node's own key. The signature comes before everything the certificate says, so an
-//! altered certificate is reported as altered and not as expired.
 
 use std::time::Duration;
 
@@ -222,6 +218,10 @@ impl Refusal {
 ///
 /// `chain` is the leaf, then intermediates in any order. The caller has proof of possession from its transport and
 /// compares [`Member::peer_id`] with the transport's peer where that has one.
+///
+/// Order of the checks: readable, signed by a trusted CA, within its validity, not revoked, names one node of our
+/// organisation, carries that node's own key. The signature comes before everything the certificate says, so an
+/// altered certificate is reported as altered and not as expired.
 ///
 /// # Errors
 /// The exact [`Refusal`].

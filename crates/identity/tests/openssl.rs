@@ -520,3 +520,46 @@ fn given_requests_of_either_side_when_read_by_the_other_then_the_proof_of_posses
         (theirs.peer_id(), Some("theirs"))
     );
 }
+
+#[test]
+fn given_a_ca_whose_subject_cannot_be_repeated_when_loaded_then_it_is_refused_before_it_signs_anything()
+ {
+    let dir = dir();
+    openssl(
+        dir.path(),
+        &[
+            "ecparam",
+            "-name",
+            "prime256v1",
+            "-genkey",
+            "-noout",
+            "-out",
+            "ca_key.pem",
+        ],
+    );
+    let subject = "/DC=com/DC=acme/CN=ca";
+    openssl(
+        dir.path(),
+        &[
+            "req",
+            "-new",
+            "-x509",
+            "-key",
+            "ca_key.pem",
+            "-out",
+            "ca_cert.pem",
+            "-subj",
+            subject,
+        ],
+    );
+    let (cert, key) = (
+        read(dir.path(), "ca_cert.pem"),
+        read(dir.path(), "ca_key.pem"),
+    );
+    let error = CertificateAuthority::from_pem(&cert, &key, Some(&org())).unwrap_err();
+    assert!(matches!(error, LoadAuthorityError::Subject(_)), "{error}");
+    assert!(
+        Roots::from_pem(org(), &cert).is_ok(),
+        "others may still sign with it"
+    );
+}
