@@ -1,5 +1,6 @@
 //! What admission needs to know and whom it tells: shared by all connections being set up.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) struct Gate {
     timeout: Duration,
     traffic: Arc<TrafficTable>,
     record: RwLock<Signed<NodeRecord>>,
+    /// Kept as short as `core::conduct` keeps its own.
+    banned: RwLock<BTreeSet<PeerId>>,
 }
 
 impl Gate {
@@ -42,6 +45,7 @@ impl Gate {
             policy,
             timeout,
             record: RwLock::new(record),
+            banned: RwLock::default(),
         }
     }
 
@@ -66,6 +70,28 @@ impl Gate {
 
     pub(crate) fn set_record(&self, record: Signed<NodeRecord>) {
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = record;
+    }
+
+    /// Keeps a peer out until [`Self::lift_ban`].
+    pub(crate) fn ban(&self, peer: PeerId) {
+        self.banned
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(peer);
+    }
+
+    pub(crate) fn lift_ban(&self, peer: &PeerId) {
+        self.banned
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(peer);
+    }
+
+    pub(crate) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.banned
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(peer)
     }
 
     /// Our certificates, DER, leaf first.

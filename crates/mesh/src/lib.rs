@@ -14,6 +14,8 @@ mod config;
 mod core;
 mod desk;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 mod handle;
 mod info;

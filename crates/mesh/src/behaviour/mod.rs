@@ -14,8 +14,8 @@ use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    PeerId, StreamProtocol, allow_block_list, autonat, connection_limits, dcutr, gossipsub,
-    identify, kad, mdns, ping, relay, request_response, upnp,
+    PeerId, StreamProtocol, autonat, connection_limits, dcutr, gossipsub, identify, kad, mdns,
+    ping, relay, request_response, upnp,
 };
 
 use crate::behaviour::gatekeeper::Gatekeeper;
@@ -50,12 +50,11 @@ const DUPLICATE_MEMORY: Duration = Duration::from_secs(120);
 pub(crate) type SyncBehaviour =
     request_response::Behaviour<request_response::cbor::codec::Codec<WireRequest, WireResponse>>;
 
-/// The order matters for denials: limits and bans come before anything is booked.
+/// The order matters for denials: limits come before anything is booked.
 #[derive(NetworkBehaviour)]
 #[behaviour(to_swarm = "Event", prelude = "libp2p::swarm::derive_prelude")]
 pub(crate) struct Behaviour {
     pub(crate) limits: connection_limits::Behaviour,
-    pub(crate) banned: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     pub(crate) gatekeeper: Gatekeeper,
     pub(crate) identify: identify::Behaviour,
     pub(crate) ping: ping::Behaviour,
@@ -157,7 +156,6 @@ impl Behaviour {
             .map(|c| relay::Behaviour::new(local, relay_config(c)));
         Ok(Self {
             limits: connection_limits::Behaviour::new(limits(config)),
-            banned: allow_block_list::Behaviour::default(),
             gatekeeper: Gatekeeper::new(gate.clone()),
             identify: identify::Behaviour::new(identify_config(config, keypair)),
             ping: ping::Behaviour::new(

@@ -50,6 +50,9 @@ pub enum AdmissionError {
     /// Somebody else than was dialled.
     #[error("node {0} answered, another than the one that was dialled")]
     WrongPeer(PeerId),
+    /// It broke the rules of a protocol too often and has to wait.
+    #[error("it is banned for a while, for breaking the rules of a protocol")]
+    Banned,
     /// Its signed record is not its own, or is damaged.
     #[error("its node record is not acceptable: {0}")]
     Record(&'static str),
@@ -81,6 +84,7 @@ impl AdmissionError {
             Self::Refused(refusal) => refusal.label(),
             Self::OtherNode(_) => "other_node",
             Self::WrongPeer(_) => "wrong_peer",
+            Self::Banned => "banned",
             Self::Record(_) => "bad_record",
             Self::Malformed(_) => "malformed_message",
             Self::TooLong(_) => "message_too_long",
@@ -108,6 +112,7 @@ impl AdmissionError {
             Self::Malformed(_) | Self::TooLong(_) => Some(RefusalCode::Malformed),
             Self::Stranger
             | Self::WrongPeer(_)
+            | Self::Banned
             | Self::TimedOut
             | Self::Closed
             | Self::RefusedUs(_) => None,

@@ -139,8 +139,8 @@ impl Node {
     pub(super) fn penalize(&mut self, peer: PeerId, offence: Offence) {
         if self.conduct.offended(peer, offence, Instant::now()) {
             tracing::warn!(%peer, offence = offence.as_str(), "peer banned for a while");
+            self.gate.ban(peer);
             self.cut(peer, DisconnectReason::Misbehaved(offence.as_str()));
-            self.swarm.behaviour_mut().banned.block_peer(peer);
         }
     }
 
@@ -399,25 +399,8 @@ fn attempts(error: &DialError) -> String {
             TransportError::MultiaddrNotSupported(_) => {
                 "no transport for such an address".to_owned()
             }
-            TransportError::Other(error) => innermost(error),
+            TransportError::Other(error) => transport::innermost(error),
         })
         .collect();
     said.join("; ")
-}
-
-fn innermost(error: &std::io::Error) -> String {
-    let mut inner: &(dyn std::error::Error + 'static) = error;
-    loop {
-        let next = inner
-            .downcast_ref::<std::io::Error>()
-            .and_then(|io| {
-                io.get_ref()
-                    .map(|e| e as &(dyn std::error::Error + 'static))
-            })
-            .or_else(|| inner.source());
-        match next {
-            Some(next) => inner = next,
-            None => return inner.to_string(),
-        }
-    }
 }

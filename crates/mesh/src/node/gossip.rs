@@ -219,7 +219,11 @@ impl Node {
         {
             return Verdict::Ignore;
         }
-        self.learn_route(peer);
+        // Which protocols it speaks is known of connected peers only.
+        if self.table.is_connected(&peer) {
+            self.forget_route(&peer);
+            self.learn_route(peer);
+        }
         self.emit(MeshEvent::RecordUpdated { record });
         Verdict::Accept
     }

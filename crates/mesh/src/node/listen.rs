@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use libp2p::Multiaddr;
-use libp2p::core::transport::ListenerId;
+use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 
 use crate::error::StartError;
 use crate::node::Node;
+use crate::node::addresses::is_loopback;
+use crate::transport;
 
 /// How long start waits for the system to tell the addresses of the interfaces.
 const FIRST_ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -62,7 +64,7 @@ impl Node {
                     if let Some(address) = self.listeners.open.get(listener_id) {
                         let reason = match reason {
                             Ok(()) => "the listener closed".to_owned(),
-                            Err(error) => error.to_string(),
+                            Err(error) => transport::innermost(error),
                         };
                         let address = address.clone();
                         return Err(StartError::Listen { address, reason });
@@ -80,14 +82,28 @@ impl Node {
         let id = self
             .swarm
             .listen_on(address.clone())
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| match error {
+                TransportError::MultiaddrNotSupported(_) => {
+                    "no transport for such an address".into()
+                }
+                TransportError::Other(error) => transport::innermost(&error),
+            })?;
         self.listeners.open.insert(id, address.clone());
         Ok(id)
     }
 
     pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr) {
         tracing::info!(%address, "listening");
-        if self.listeners.open.contains_key(&id) {
+        if let Some(configured) = self.listeners.open.get(&id) {
+            // Whoever relays is dialled and seldom dials, so nobody tells it what it is seen at; and
+            // a relay without an address of its own can grant no slot.
+            let offered = is_loopback(configured) || !is_loopback(&address);
+            if self.config.relay.server.is_some()
+                && self.config.announce_addresses.is_empty()
+                && offered
+            {
+                self.swarm.add_external_address(address.clone());
+            }
             self.nat.listening(address);
         }
         self.addresses_changed();
@@ -98,6 +114,9 @@ impl Node {
         for address in addresses {
             tracing::info!(%address, "no longer listening");
             self.nat.not_listening(address);
+            if !self.config.announce_addresses.contains(address) {
+                self.swarm.remove_external_address(address);
+            }
         }
         self.redial.network_changed(Instant::now());
         self.addresses_changed();

@@ -276,7 +276,7 @@ impl Node {
         self.listen_again(now);
         self.reserve_relays(now);
         for peer in self.conduct.handle_timeout(now) {
-            self.swarm.behaviour_mut().banned.unblock_peer(peer);
+            self.gate.lift_ban(&peer);
         }
     }
 

@@ -56,6 +56,9 @@ async fn admit_in_time(
     endpoint: &ConnectedPoint,
 ) -> Result<(PeerId, StreamMuxerBox), AdmissionError> {
     check_dialled(peer, endpoint)?;
+    if gate.is_banned(&peer) {
+        return Err(AdmissionError::Banned);
+    }
     let exchange = async {
         match side(endpoint) {
             Side::Dialler => dial(gate, peer, &mut muxer).await,

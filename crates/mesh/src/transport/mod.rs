@@ -78,6 +78,24 @@ pub(crate) fn refusal(error: &io::Error) -> Option<&AdmissionError> {
     }
 }
 
+/// What went wrong at the bottom of an error that was boxed on its way up.
+pub(crate) fn innermost(error: &std::io::Error) -> String {
+    let mut inner: &(dyn std::error::Error + 'static) = error;
+    loop {
+        let next = inner
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| {
+                io.get_ref()
+                    .map(|e| e as &(dyn std::error::Error + 'static))
+            })
+            .or_else(|| inner.source());
+        match next {
+            Some(next) => inner = next,
+            None => return inner.to_string(),
+        }
+    }
+}
+
 /// TCP and QUIC, DNS names resolved at each dial.
 fn direct(keypair: &Keypair) -> Result<Boxed<Output>, StartError> {
     let tcp = tcp::tokio::Transport::new(tcp_config())
