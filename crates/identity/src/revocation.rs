@@ -1,5 +1,6 @@
 //! X.509 revocation lists (RFC 5280 §5): what they revoke, and which of two is the newer. The policies stand with
 //! [`Revocations`] and [`peer_revocation_serial`].
+
 use std::collections::BTreeSet;
 use std::fmt;
 

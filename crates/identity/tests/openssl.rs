@@ -12,7 +12,7 @@ use support::{
 use warren_identity::{
     CertificateAuthority, CertificateFacts, Csr, HttpsIdentity, IssuanceLedger, KeyError, Leaf,
     LoadAuthorityError, NodeKey, OrganizationId, PeerId, Purpose, Refusal, RevocationList,
-    Revocations, UnixTime, verify_certificate, verify_member,
+    Revocations, Roots, UnixTime, verify_certificate, verify_member,
 };
 
 fn dir() -> tempfile::TempDir {
