@@ -1,6 +1,8 @@
 //! One request to one server.
 
 use std::{
+    error::Error,
+    io,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -55,7 +57,7 @@ pub enum RequestError {
     #[error("discovery server {server} cannot be reached: {reason}")]
     Unreachable {
         /// Which.
-        server: Url,
+        server: String,
         /// Why.
         reason: String,
     },
@@ -63,7 +65,7 @@ pub enum RequestError {
     #[error("discovery server {server} refused ({status} {code}): {message}")]
     Refused {
         /// Which.
-        server: Url,
+        server: String,
         /// HTTP status.
         status: u16,
         /// The error's stable name.
@@ -77,7 +79,7 @@ pub enum RequestError {
     #[error("discovery server {server} gave an answer that is not understood: {reason}")]
     BadAnswer {
         /// Which.
-        server: Url,
+        server: String,
         /// Why.
         reason: String,
     },
@@ -212,7 +214,7 @@ impl ServerApi {
     pub async fn renew(&self, server: &Url, name: &str) -> Result<JoinResponse, RequestError> {
         let csr_pem =
             Csr::create_pem(self.trust.key(), name).map_err(|error| RequestError::BadAnswer {
-                server: server.clone(),
+                server: server.to_string(),
                 reason: error.to_string(),
             })?;
         let request = RenewRequest { csr_pem };
@@ -322,7 +324,7 @@ pub(super) async fn send(
     request: reqwest::RequestBuilder,
 ) -> Result<Vec<u8>, RequestError> {
     let unreachable = |error: &reqwest::Error| RequestError::Unreachable {
-        server: server.clone(),
+        server: server.to_string(),
         reason: root_cause(error),
     };
     let mut response = request.send().await.map_err(|error| unreachable(&error))?;
@@ -354,7 +356,7 @@ pub(super) async fn send(
         ),
     };
     Err(RequestError::Refused {
-        server: server.clone(),
+        server: server.to_string(),
         status: status.as_u16(),
         code,
         message,
@@ -364,7 +366,7 @@ pub(super) async fn send(
 
 fn bad_answer(server: &Url, reason: &str) -> RequestError {
     RequestError::BadAnswer {
-        server: server.clone(),
+        server: server.to_string(),
         reason: reason.to_owned(),
     }
 }
@@ -374,18 +376,19 @@ fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn Error = error;
     loop {
-        // `io::Error` passes over what it carries when asked for its source.
-        let carried = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let tls = carried.or_else(|| cause.downcast_ref());
-        if let Some(refusal) = tls.and_then(refusal_of) {
+        if let Some(refusal) = cause.downcast_ref().and_then(refusal_of) {
             return format!("this node refuses its certificate: {refusal}");
         }
-        match cause.source() {
+        // `io::Error` passes over what it carries when asked for its source.
+        let carried = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        match carried
+            .map(|inner| inner as &dyn Error)
+            .or_else(|| cause.source())
+        {
             Some(inner) => cause = inner,
             None => return cause.to_string(),
         }

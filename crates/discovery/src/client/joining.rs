@@ -96,7 +96,7 @@ pub async fn join(
     };
     let response: JoinResponse =
         serde_json::from_slice(&bytes).map_err(|error| RequestError::BadAnswer {
-            server: server.clone(),
+            server: server.to_string(),
             reason: error.to_string(),
         })?;
     let accepted = response.accept(token, key, unix_time())?;

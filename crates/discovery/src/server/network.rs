@@ -199,13 +199,6 @@ fn register_answer(entry: &Entry, change: &str, shared: &Shared) -> RegisterAnsw
 
 /// Holds what the body says against what the certificate proves. Capabilities and name come from the certificate alone.
 fn registration(request: RegisterRequest, member: &Member) -> Result<Registration, ApiError> {
-    let unprocessable = |code, message: String| {
-        Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            code,
-            message,
-        ))
-    };
     if request.organization_id != member.organization {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -226,6 +219,44 @@ fn registration(request: RegisterRequest, member: &Member) -> Result<Registratio
             ),
         ));
     }
+    check_contents(&request)?;
+    let record = match &request.record {
+        Some(text) => Some(node_record(text, &request, member)?),
+        None => None,
+    };
+    let told = record.as_ref().map(|signed| signed.value().clone());
+    Ok(Registration {
+        peer_id: member.peer_id,
+        organization: member.organization.clone(),
+        name: member.name.clone(),
+        region: request.region,
+        addresses: request.addresses,
+        bulk_addresses: told
+            .as_ref()
+            .map_or_else(Vec::new, |told| told.bulk_addresses.clone()),
+        roles: told
+            .as_ref()
+            .map_or_else(Vec::new, |told| told.roles.clone()),
+        capabilities: member
+            .capabilities
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        sequence: told.map_or(0, |told| told.sequence),
+        record: record.map(|signed| signed.to_bytes()),
+        certificate_ends_at: UnixMillis::from_secs(member.not_after.as_secs()),
+    })
+}
+
+/// What must hold of a registration whoever makes it.
+fn check_contents(request: &RegisterRequest) -> Result<(), ApiError> {
+    let unprocessable = |code, message: String| {
+        Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            code,
+            message,
+        ))
+    };
     if let Err(error) = request.public_key.check(request.peer_id) {
         return unprocessable("public_key_mismatch", error.to_string());
     }
@@ -253,32 +284,7 @@ fn registration(request: RegisterRequest, member: &Member) -> Result<Registratio
             format!("a region is at most {MAX_TEXT_BYTES} printable bytes"),
         );
     }
-    let record = match &request.record {
-        Some(text) => Some(node_record(text, &request, member)?),
-        None => None,
-    };
-    let told = record.as_ref().map(|signed| signed.value().clone());
-    Ok(Registration {
-        peer_id: member.peer_id,
-        organization: member.organization.clone(),
-        name: member.name.clone(),
-        region: request.region,
-        addresses: request.addresses,
-        bulk_addresses: told
-            .as_ref()
-            .map_or_else(Vec::new, |told| told.bulk_addresses.clone()),
-        roles: told
-            .as_ref()
-            .map_or_else(Vec::new, |told| told.roles.clone()),
-        capabilities: member
-            .capabilities
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-        sequence: told.map_or(0, |told| told.sequence),
-        record: record.map(|signed| signed.to_bytes()),
-        certificate_ends_at: UnixMillis::from_secs(member.not_after.as_secs()),
-    })
+    Ok(())
 }
 
 fn node_record(

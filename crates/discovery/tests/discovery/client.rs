@@ -94,10 +94,14 @@ impl Node {
 
     async fn reaches(&self, what: &str, wanted: impl Fn(&ClientState) -> bool) {
         let mut state = self.client.state();
-        tokio::time::timeout(Duration::from_secs(10), state.wait_for(wanted))
+        let reached = tokio::time::timeout(Duration::from_secs(10), state.wait_for(wanted))
             .await
-            .unwrap_or_else(|_| panic!("not within 10 s: {what}"))
-            .unwrap();
+            .is_ok();
+        assert!(
+            reached,
+            "not within 10 s: {what}; it is {:?}",
+            self.client.state().borrow()
+        );
     }
 
     async fn registered_at(&self, server: &Url) {

@@ -160,7 +160,11 @@ async fn given_a_used_token_then_another_machine_is_told_and_the_same_machine_ge
 
 #[tokio::test]
 async fn given_twenty_machines_race_over_two_servers_on_one_database_then_one_joins() {
-    let Some(cluster) = postgres::cluster().await else {
+    let Some(cluster) = postgres::cluster(
+        "given_twenty_machines_race_over_two_servers_on_one_database_then_one_joins",
+    )
+    .await
+    else {
         return;
     };
     let url = cluster.database().await;

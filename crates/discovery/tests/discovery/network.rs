@@ -633,10 +633,10 @@ async fn given_the_stock_curl_then_a_member_is_served_and_a_stranger_is_not() {
         .arg(&ca)
         .arg(&url);
     let Ok(refused) = stranger.output().await else {
-        use std::io::Write as _;
-        std::io::stderr()
-            .write_all(b"SKIPPED: curl is not installed (apt-get install curl)\n")
-            .unwrap();
+        warren_lab::skip(
+            "given_the_stock_curl_then_a_member_is_served_and_a_stranger_is_not",
+            "curl is not installed (apt-get install curl)",
+        );
         return;
     };
     assert!(
@@ -669,7 +669,11 @@ async fn given_the_stock_curl_then_a_member_is_served_and_a_stranger_is_not() {
 
 #[tokio::test]
 async fn given_the_database_dies_then_bootstrap_uses_the_last_list_and_all_recovers() {
-    let Some(cluster) = postgres::own_cluster().await else {
+    let Some(cluster) = postgres::own_cluster(
+        "given_the_database_dies_then_bootstrap_uses_the_last_list_and_all_recovers",
+    )
+    .await
+    else {
         return;
     };
     let options = PostgresOptions {

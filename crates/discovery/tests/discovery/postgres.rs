@@ -1,7 +1,6 @@
 //! A real PostgreSQL server in a temporary directory, shared by the tests that run at the same time.
 
 use std::{
-    io::Write as _,
     net::TcpListener,
     os::unix::fs::chown,
     path::{Path, PathBuf},
@@ -17,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use sqlx::{Connection as _, PgConnection};
 
 const PASSWORD: &str = "correct-horse-battery";
-const SKIPPED: &str = "SKIPPED: PostgreSQL is not installed (apt-get install postgresql)\n";
+const MISSING: &str = "PostgreSQL is not installed (apt-get install postgresql)";
 
 /// A running server. Stops when dropped.
 pub struct Cluster {
@@ -28,12 +27,11 @@ pub struct Cluster {
     databases: AtomicU32,
 }
 
-/// The server, or `None` with a line on stderr that says what was skipped.
-pub async fn cluster() -> Option<Arc<Cluster>> {
+/// The server, or `None` after saying that `test` is skipped.
+pub async fn cluster(test: &str) -> Option<Arc<Cluster>> {
     static SHARED: Mutex<Weak<Cluster>> = Mutex::new(Weak::new());
     let Some(binaries) = find_binaries() else {
-        // Past the test harness's capture: a skipped test must be seen.
-        std::io::stderr().write_all(SKIPPED.as_bytes()).unwrap();
+        warren_lab::skip(test, MISSING);
         return None;
     };
     let cluster = {
@@ -52,9 +50,9 @@ pub async fn cluster() -> Option<Arc<Cluster>> {
 }
 
 /// A server of the test's own, to be stopped and started.
-pub async fn own_cluster() -> Option<Cluster> {
+pub async fn own_cluster(test: &str) -> Option<Cluster> {
     let Some(binaries) = find_binaries() else {
-        std::io::stderr().write_all(SKIPPED.as_bytes()).unwrap();
+        warren_lab::skip(test, MISSING);
         return None;
     };
     let cluster = Cluster::create(binaries);

@@ -39,7 +39,7 @@ macro_rules! on_both_engines {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    let Some(cluster) = super::postgres::cluster().await else { return };
+                    let Some(cluster) = super::postgres::cluster(stringify!($case)).await else { return };
                     let registry = super::open(&cluster.database().await).await;
                     super::$case(registry).await;
                 }
@@ -74,7 +74,14 @@ fn node(n: u8, organization: &str) -> Registration {
         peer_id: NodeKey::from_seed([n; 32]).peer_id(),
         organization: organization.parse().unwrap(),
         name: format!("node-{n}"),
-        region: Some(if n % 2 == 0 { "us-east" } else { "us-west" }.into()),
+        region: Some(
+            if n.is_multiple_of(2) {
+                "us-east"
+            } else {
+                "us-west"
+            }
+            .into(),
+        ),
         addresses: vec![format!("/ip4/10.0.1.{n}/tcp/4001")],
         bulk_addresses: vec![format!("10.0.1.{n}:4002")],
         roles: vec!["storage".into()],
@@ -437,7 +444,10 @@ async fn given_a_file_that_is_no_registry_then_it_is_refused_by_name() {
 
 #[tokio::test]
 async fn given_servers_that_start_together_then_each_finds_the_tables_made() {
-    let Some(cluster) = postgres::cluster().await else {
+    let Some(cluster) =
+        postgres::cluster("given_servers_that_start_together_then_each_finds_the_tables_made")
+            .await
+    else {
         return;
     };
     let url = cluster.database().await;
