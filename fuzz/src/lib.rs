@@ -35,6 +35,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("identity_join_token", targets::identity::join_token),
     ("identity_key", targets::identity::key),
     ("identity_node_record", targets::identity::node_record),
+    ("mesh_admission", targets::mesh::admission),
+    ("mesh_gossip", targets::mesh::gossip),
+    ("mesh_opening", targets::mesh::opening),
+    ("mesh_sync", targets::mesh::sync),
 ];
 
 /// The function of a target.

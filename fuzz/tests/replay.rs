@@ -47,6 +47,10 @@ replay! {
     identity_join_token
     identity_key
     identity_node_record
+    mesh_admission
+    mesh_gossip
+    mesh_opening
+    mesh_sync
 }
 
 #[test]

@@ -7,7 +7,7 @@ use warren_fuzz::world;
 use warren_identity::join::{JoinSecret, JoinToken};
 use warren_identity::{
     Capabilities, CrlRequest, Csr, LeafRequest, NodeRecord, RevokedSerial, Serial, Signed,
-    WildcardNames, encode_chain,
+    encode_chain,
 };
 
 use super::Seeds;
@@ -37,24 +37,8 @@ fn later(days: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(world::now().as_secs() + days * 86_400))
 }
 
-fn leaf_request(number: u8, capabilities: Capabilities) -> LeafRequest {
-    LeafRequest {
-        peer_id: world::node(number).peer_id(),
-        name: format!("node-{number}"),
-        dns: vec![format!("node{number}.acme.com")],
-        ip: vec![
-            [10, 0, 1, number].into(),
-            std::net::Ipv6Addr::LOCALHOST.into(),
-        ],
-        capabilities,
-        validity: Duration::from_secs(365 * 86_400),
-        companion_key: None,
-        wildcards: WildcardNames::Refuse,
-    }
-}
-
 fn chains() -> anyhow::Result<Seeds> {
-    let plain = leaf_request(1, Capabilities::none());
+    let plain = world::leaf_request(1, Capabilities::none());
     let many = Capabilities::parse([
         "storage",
         "discovery",
@@ -64,7 +48,7 @@ fn chains() -> anyhow::Result<Seeds> {
     let companion_key = Some(world::node(2).companion_key().public_key().to_vec());
     let with_companion = LeafRequest {
         companion_key,
-        ..leaf_request(2, many)
+        ..world::leaf_request(2, many)
     };
     let issue = |request, serial: u8| {
         world::authority().issue(request, world::now(), Serial::from_random([serial; 16]))
@@ -119,20 +103,7 @@ fn tokens() -> anyhow::Result<Seeds> {
 }
 
 fn records() -> anyhow::Result<Seeds> {
-    let record = NodeRecord {
-        peer_id: world::node(1).peer_id(),
-        organization: world::organization(),
-        name: "node-1".into(),
-        region: Some("us-west".into()),
-        roles: vec!["storage".into(), "discovery".into()],
-        addresses: vec![
-            "/ip4/10.0.1.5/tcp/4001".into(),
-            "/ip4/10.0.1.5/udp/4001/quic-v1".into(),
-        ],
-        bulk_addresses: vec!["10.0.1.5:4002".into()],
-        sequence: 3,
-        issued_at_unix_s: world::now().as_secs(),
-    };
+    let record = world::record(1);
     let bare = NodeRecord {
         region: None,
         roles: Vec::new(),

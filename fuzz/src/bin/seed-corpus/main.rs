@@ -5,6 +5,7 @@ mod config;
 mod content;
 mod discovery;
 mod identity;
+mod mesh;
 
 use std::path::Path;
 
@@ -20,6 +21,7 @@ fn main() -> anyhow::Result<()> {
         content::seeds()?,
         discovery::seeds()?,
         identity::seeds()?,
+        mesh::seeds(),
     ]
     .concat()
     {
