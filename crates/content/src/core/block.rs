@@ -217,3 +217,92 @@ impl Encoder {
 fn worth_it(plain: usize, compressed: usize) -> bool {
     compressed < plain - plain / 20
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::core::id::ChunkId;
+
+    fn noise(length: usize) -> Bytes {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new_derive_key("block tests")
+            .finalize_xof()
+            .fill(&mut bytes);
+        bytes.into()
+    }
+
+    fn encoded(plain: &Bytes) -> (BlockId, StoredBlock) {
+        (ChunkId::of(plain).into(), Encoder::new().encode(plain))
+    }
+
+    #[test]
+    fn text_is_compressed_and_comes_back() {
+        let plain = Bytes::from("all work and no play. ".repeat(50_000));
+        let (id, block) = encoded(&plain);
+        assert_eq!(block.encoding, Encoding::Zstd);
+        assert!(block.bytes.len() < plain.len() / 10);
+        assert_eq!(block.verify(id).unwrap().plain(), &plain);
+    }
+
+    #[test]
+    fn what_does_not_compress_is_kept_plain() {
+        for length in [0, 1, 100, 4096, 1 << 20] {
+            let plain = noise(length);
+            let (id, block) = encoded(&plain);
+            assert_eq!(
+                (block.encoding, &block.bytes),
+                (Encoding::Plain, &plain),
+                "{length}"
+            );
+            assert!(block.verify(id).is_ok());
+        }
+    }
+
+    #[test]
+    fn other_bytes_than_the_name_says_are_refused() {
+        let (id, block) = encoded(&noise(1000));
+        let mut bytes = block.bytes.to_vec();
+        bytes[500] ^= 1;
+        let flipped = StoredBlock {
+            bytes: bytes.into(),
+            ..block
+        };
+        assert_eq!(
+            flipped.verify(id).unwrap_err(),
+            VerifyBlockError::WrongHash { id }
+        );
+    }
+
+    #[test]
+    fn claims_beyond_the_limits_are_refused_before_decoding() {
+        let plain = Bytes::from(vec![b'a'; 10_000]);
+        let (id, block) = encoded(&plain);
+        let huge = StoredBlock {
+            plain_size: u32::MAX,
+            ..block.clone()
+        };
+        assert!(matches!(
+            huge.verify(id),
+            Err(VerifyBlockError::Size { .. })
+        ));
+        for plain_size in [9_999, 10_001] {
+            let lying = StoredBlock {
+                plain_size,
+                ..block.clone()
+            };
+            assert_eq!(
+                lying.verify(id).unwrap_err(),
+                VerifyBlockError::Decode { id, plain_size }
+            );
+        }
+        let garbage = StoredBlock {
+            bytes: Bytes::from_static(b"no zstd at all"),
+            ..block
+        };
+        assert!(matches!(
+            garbage.verify(id),
+            Err(VerifyBlockError::Decode { .. })
+        ));
+    }
+}

@@ -623,3 +623,6 @@ fn build_directory_within(
     }
     Ok(blocks)
 }
+
+#[cfg(test)]
+mod tests;

@@ -466,6 +466,3 @@ impl Store {
             })
     }
 }
-
-#[cfg(test)]
-mod tests;

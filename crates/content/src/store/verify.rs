@@ -1,6 +1,7 @@
 //! Scrubbing: every block is read and checked against its name; what is damaged is set aside, so that a retrieval
 //! fetches it again.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::core::id::{BlockId, ChunkId, DocumentId};
@@ -74,7 +75,7 @@ impl Store {
         }
         report.finished = true;
         if !report.corrupt.is_empty() || !report.missing.is_empty() {
-            report.incomplete = self.incomplete_documents()?;
+            report.incomplete = self.incomplete_documents(&report.corrupt)?;
         }
         Ok(report)
     }
@@ -117,13 +118,14 @@ impl Store {
     }
 
     /// Listed documents with at least one block missing.
-    fn incomplete_documents(&self) -> Result<Vec<DocumentId>, ReadError> {
+    fn incomplete_documents(&self, corrupt: &[BlockId]) -> Result<Vec<DocumentId>, ReadError> {
+        let damaged: BTreeSet<BlockId> = corrupt.iter().copied().collect();
         let mut incomplete = Vec::new();
         let mut cursor = None;
         loop {
             let page = self.documents(cursor, PAGE)?;
             for document in page.documents {
-                match self.missing_blocks(document.id, 1) {
+                match self.missing_beside(document.id, 1, &damaged) {
                     Ok(missing) if missing.is_empty() => {}
                     Ok(_) | Err(ReadError::Manifest { .. }) => incomplete.push(document.id),
                     Err(error) => return Err(error),

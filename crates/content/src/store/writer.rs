@@ -116,7 +116,7 @@ enum Work {
 
 struct Job {
     work: Work,
-    _room: OwnedSemaphorePermit,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// Hands jobs to the writer. The thread ends when the last one is gone.
@@ -158,16 +158,14 @@ impl WriterHandle {
             .map_err(|_| Refusal::Store(StoreError::Closed))?
     }
 
-    /// Hands in a change whose outcome nobody waits for; dropped when the queue is full.
+    /// Hands in a change whose outcome nobody waits for. Only for what is rare: it does not wait for room.
     pub(super) fn change_later(&self, change: Change) {
-        if let Ok(room) = self.room.clone().try_acquire_owned() {
-            let (answer, _) = oneshot::channel();
-            // A closed writer has no use for it either.
-            let _ = self.jobs.send(Job {
-                work: Work::Change { change, answer },
-                _room: room,
-            });
-        }
+        let (answer, _) = oneshot::channel();
+        // A closed writer has no use for it either.
+        let _ = self.jobs.send(Job {
+            work: Work::Change { change, answer },
+            room: None,
+        });
     }
 
     async fn submit(&self, work: Work, bytes: usize) -> Result<(), StoreError> {
@@ -181,7 +179,10 @@ impl WriterHandle {
             .await
             .map_err(|_| StoreError::Closed)?;
         self.jobs
-            .send(Job { work, _room: room })
+            .send(Job {
+                work,
+                room: Some(room),
+            })
             .map_err(|_| StoreError::Closed)
     }
 }
@@ -238,7 +239,7 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             let mut changes = Vec::new();
             let mut next = Some(first);
-            while let Some(Job { work, _room: room }) = next.take() {
+            while let Some(Job { work, room }) = next.take() {
                 match work {
                     Work::Append {
                         blocks,
@@ -253,7 +254,9 @@ impl Writer {
                         _room: room,
                     }),
                 }
-                if self.pending_is_large() {
+                // What is appended next must find a damaged block gone, or it would be taken for a duplicate.
+                let sets_aside = changes.last().is_some_and(Waiting::sets_aside);
+                if sets_aside || self.pending_is_large() {
                     break;
                 }
                 next = match queue.try_recv() {
@@ -419,17 +422,13 @@ impl Writer {
         let mut from = Some([0; 32]);
         while let Some(hash) = from {
             let (answer, mut answered) = oneshot::channel();
-            let room = Arc::new(Semaphore::new(1));
-            let Ok(room) = room.try_acquire_owned() else {
-                return;
-            };
             self.commit(vec![Waiting {
                 change: Change::Collect {
                     now: UnixMillis(0),
                     from: hash,
                 },
                 answer,
-                _room: room,
+                _room: None,
             }]);
             from = match answered.try_recv() {
                 Ok(Ok(Outcome::Collected(step))) => step.next,
@@ -679,7 +678,13 @@ struct Waiting {
     change: Change,
     answer: Answer<Outcome, Refusal>,
     /// Held until the change is answered: it bounds how many wait.
-    _room: OwnedSemaphorePermit,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Waiting {
+    const fn sets_aside(&self) -> bool {
+        matches!(self.change, Change::Quarantine { .. })
+    }
 }
 
 /// Applies all changes, or says which one is refused.
