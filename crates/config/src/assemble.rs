@@ -39,7 +39,6 @@ pub(crate) fn settings_from(
             max_size: v.get("storage.max_size"),
             gc: Gc {
                 interval: v.get("storage.gc.interval"),
-                grace: v.get("storage.gc.grace"),
             },
         },
         monitoring: Monitoring {
@@ -147,10 +146,6 @@ fn security(v: &Values<'_>) -> Security {
         tls_key: v.get("network.security.tls_key"),
         ca_cert: v.get("network.security.ca_cert"),
         crl: v.optional("network.security.crl"),
-        stale_crl: match v.word("network.security.stale_crl") {
-            "refuse" => StaleCrl::Refuse,
-            _ => StaleCrl::Warn,
-        },
         admission: match v.word("network.security.admission") {
             "open" => Admission::Open,
             _ => Admission::Members,

@@ -69,10 +69,6 @@ fn refusals(old: &Loaded, new: &Loaded) -> Vec<Problem> {
             after.network.security.admission < before.network.security.admission,
         ),
         (
-            "network.security.stale_crl",
-            after.network.security.stale_crl < before.network.security.stale_crl,
-        ),
-        (
             "api.tls.enabled",
             before.api.tls.is_some() && after.api.tls.is_none(),
         ),

@@ -283,8 +283,6 @@ pub struct Security {
     pub ca_cert: PathBuf,
     /// X.509 revocation list to begin with.
     pub crl: Option<PathBuf>,
-    /// What to do when the newest revocation list is past its next update.
-    pub stale_crl: StaleCrl,
     /// Who may join the mesh through this node.
     pub admission: Admission,
     /// How long before its end the leaf is renewed.
@@ -302,15 +300,6 @@ pub enum Admission {
     Open,
     /// Only members of the organisation.
     Members,
-}
-
-/// `network.security.stale_crl`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StaleCrl {
-    /// Go on with the old list, say so in the log and in the health report.
-    Warn,
-    /// Admit nobody until a current list arrives.
-    Refuse,
 }
 
 /// `discovery.server.*`
@@ -383,8 +372,6 @@ pub struct Storage {
 pub struct Gc {
     /// Pause between two runs.
     pub interval: Duration,
-    /// A block nothing refers to stays this long.
-    pub grace: Duration,
 }
 
 /// `monitoring.*`

@@ -18,8 +18,12 @@ pub struct Template<'a> {
     pub tls_cert: &'a Path,
     /// The organisation's CA certificate.
     pub ca_cert: &'a Path,
-    /// The CA's folder where this node signs for others; adds the role `issuer`.
+    /// The newest revocation list, where one is kept up to date on this machine.
+    pub crl: Option<&'a Path>,
+    /// The CA's folder where this node signs for machines that join; adds the roles `discovery`, `relay` and `issuer`.
     pub issuer_dir: Option<&'a Path>,
+    /// Discovery servers to join through.
+    pub discovery_servers: &'a [&'a str],
     /// Data directory.
     pub storage_path: &'a Path,
 }
@@ -35,10 +39,25 @@ impl Template<'_> {
         );
         let (roles, issuer) = match self.issuer_dir {
             Some(dir) => (
-                "storage, issuer",
+                "storage, discovery, relay, issuer",
                 format!("    issuer_dir: {}\n", path(dir)),
             ),
             None => ("storage", String::new()),
+        };
+        let server = self.issuer_dir.map_or_else(String::new, |_| {
+            "\n# Where machines join (`warren ca token` here, `warren join https://THIS-HOST:8081` there):\n\
+             discovery:\n  server:\n    listen_address: 0.0.0.0:8081\n"
+                .to_owned()
+        });
+        let crl = self
+            .crl
+            .map_or_else(String::new, |list| format!("    crl: {}\n", path(list)));
+        let servers = match self.discovery_servers {
+            [] => "  # Or discovery servers to join through:\n  # discovery:\n  #   servers: [https://discovery.example.com:8081]\n".to_owned(),
+            some => {
+                let quoted: Vec<String> = some.iter().map(|server| quote(server)).collect();
+                format!("  discovery:\n    servers: [{}]\n", quoted.join(", "))
+            }
         };
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -65,18 +84,15 @@ network:
     # Nodes to join through, besides those found on the local network:
     # bootstrap_peers: [/ip4/10.0.1.5/tcp/4001/p2p/<peer id>]
 
-  # Or discovery servers to join through:
-  # discovery:
-  #   servers: [https://discovery.example.com:8443]
-
+{servers}
   security:
     tls_cert: {tls_cert}
     tls_key: {peer_key}
     ca_cert: {ca_cert}
-{issuer}    admission: members
+{crl}{issuer}    admission: members
 
 roles: [{roles}]
-
+{server}
 api:
   listen_address: 127.0.0.1:8080
 

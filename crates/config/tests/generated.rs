@@ -79,7 +79,9 @@ fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
             peer_key: Path::new("node.pem"),
             tls_cert: Path::new("node_cert.pem"),
             ca_cert: Path::new("ca/ca_cert.pem"),
+            crl: None,
             issuer_dir,
+            discovery_servers: &[],
             storage_path: Path::new("/srv/it's ${odd}: #1"),
         };
 
@@ -107,7 +109,9 @@ fn given_a_templates_commented_lines_when_uncommented_then_they_load_too() {
         peer_key: Path::new("node.pem"),
         tls_cert: Path::new("node_cert.pem"),
         ca_cert: Path::new("ca_cert.pem"),
+        crl: None,
         issuer_dir: None,
+        discovery_servers: &[],
         storage_path: Path::new("/var/lib/warren"),
     };
     let prose = |line: &str| {

@@ -8,14 +8,14 @@ use warren_config::{Admission, diff};
 
 #[test]
 fn given_live_and_fixed_changes_when_compared_then_only_the_live_ones_are_in_the_new_settings() {
-    let old = node("{storage: {max_size: 1GB, path: /a}, logging: {level: info}}").loaded();
-    let new = node("{storage: {max_size: 2GB, path: /b}, logging: {level: debug}}").loaded();
+    let old = node("{storage: {gc: {interval: 1h}, path: /a}, logging: {level: info}}").loaded();
+    let new = node("{storage: {gc: {interval: 2h}, path: /b}, logging: {level: debug}}").loaded();
 
     let plan = diff(&old, &new).unwrap();
 
-    assert_eq!(plan.apply, ["storage.max_size", "logging.level"]);
+    assert_eq!(plan.apply, ["storage.gc.interval", "logging.level"]);
     assert_eq!(plan.needs_restart, ["api.token_file", "storage.path"]);
-    assert_eq!(plan.in_force.settings.storage.max_size, 2_000_000_000);
+    assert_eq!(plan.in_force.settings.storage.gc.interval.as_secs(), 7200);
     assert_eq!(plan.in_force.settings.storage.path.to_str(), Some("/a"));
     assert_eq!(plan.in_force.settings.logging.level, "debug");
 }
@@ -44,10 +44,8 @@ fn given_a_key_that_is_no_longer_set_when_compared_then_its_default_applies() {
 
 #[test]
 fn given_lowered_protection_when_compared_then_every_such_key_is_refused() {
-    let old = node(
-        "network: {security: {admission: members, stale_crl: refuse}}\napi: {tls: {enabled: true}}",
-    )
-    .loaded();
+    let old =
+        node("network: {security: {admission: members}}\napi: {tls: {enabled: true}}").loaded();
     let new = node(
         "\
 network: {security: {admission: open}}
@@ -68,7 +66,7 @@ roles: [discovery]
         "node.yaml:1:33: network.security.admission: a reload does not lower protection (from members to open); restart the \
          node to apply it"
     );
-    assert_eq!(refusals.len(), 5, "{refusals:?}");
+    assert_eq!(refusals.len(), 4, "{refusals:?}");
 }
 
 #[test]
@@ -82,15 +80,16 @@ fn given_the_api_moved_off_loopback_when_compared_then_it_is_refused() {
 }
 
 #[test]
-fn given_raised_protection_when_compared_then_it_applies() {
+fn given_raised_admission_when_compared_then_it_is_not_refused_and_waits_for_a_restart() {
     let old = node("network: {security: {admission: open}}").loaded();
     let new = node("network: {security: {admission: members}}").loaded();
 
     let plan = diff(&old, &new).unwrap();
 
+    assert_eq!(plan.needs_restart, ["network.security.admission"]);
     assert_eq!(
         plan.in_force.settings.network.security.admission,
-        Admission::Members
+        Admission::Open
     );
 }
 

@@ -267,8 +267,7 @@ pub(super) const PLACES: &[Key] = &[
         "there is no account anywhere: the servers are yours",
         "Discovery servers in order of preference: https, or http on loopback. `WARREN_DISCOVERY_URL` adds one.",
     )
-    .env(&["WARREN_DISCOVERY_SERVERS"])
-    .live(),
+    .env(&["WARREN_DISCOVERY_SERVERS"]),
     key(
         "network.discovery.registration.auto_register",
         Kind::Switch,
@@ -325,21 +324,12 @@ pub(super) const PLACES: &[Key] = &[
     )
     .live(),
     key(
-        "network.security.stale_crl",
-        Kind::Choice(&["warn", "refuse"]),
-        Value("warn"),
-        "a CA that is offline for a week must not stop the mesh",
-        "When the newest list is past its next update: go on and say so, or admit nobody. A reload cannot go back to `warn`.",
-    )
-    .live(),
-    key(
         "network.security.admission",
         Kind::Choice(&["members", "open"]),
         Value("members"),
         "closed unless asked",
         "`open` lets strangers identify, ping and use the routing table, never content. A reload cannot go back to `open`.",
-    )
-    .live(),
+    ),
     key(
         "network.security.renew_before",
         Kind::Duration { min_s: 60, max_s: 365 * DAY_S },

@@ -52,16 +52,14 @@ pub(super) const DISCOVERY: &[Key] = &[
         Value("90s"),
         "three heartbeats of 30 s",
         "A registered node that sent no heartbeat for this long is dropped.",
-    )
-    .live(),
+    ),
     key(
         "discovery.server.bootstrap_peers",
         Kind::Records,
         Value("[]"),
         "registered nodes are given too",
         "Seed nodes that the bootstrap list always holds.",
-    )
-    .live(),
+    ),
     key(
         "discovery.server.bootstrap_peers[].peer_id",
         Kind::PeerId,
@@ -143,8 +141,7 @@ pub(super) const NODE: &[Key] = &[
         Value("[]"),
         "other names would allow DNS rebinding",
         "Names that a Host header may carry, beside the listening address and `localhost`.",
-    )
-    .live(),
+    ),
     key(
         "storage.path",
         Kind::Path,
@@ -160,8 +157,7 @@ pub(super) const NODE: &[Key] = &[
         Value("100GB"),
         "bounded unless asked, and below a common disk",
         "Most bytes the store may take on disk.",
-    )
-    .live(),
+    ),
     key(
         "storage.gc.interval",
         Kind::Duration {
@@ -171,17 +167,6 @@ pub(super) const NODE: &[Key] = &[
         Value("1h"),
         "space comes back within the hour",
         "Pause between two garbage collections.",
-    )
-    .live(),
-    key(
-        "storage.gc.grace",
-        Kind::Duration {
-            min_s: 0,
-            max_s: 365 * DAY_S,
-        },
-        Value("1h"),
-        "a put in progress refers to its blocks last",
-        "A block nothing refers to stays this long.",
     )
     .live(),
     key(
