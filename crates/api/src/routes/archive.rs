@@ -1,0 +1,283 @@
+//! Folders on the wire: a POSIX tar stream in, a POSIX tar stream out. Neither is ever held as a whole.
+
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+use tokio_util::io::SyncIoBridge;
+use warren_content::core::manifest::DirectoryEntry;
+use warren_content::store::{PutOptions, PutReceipt};
+use warren_content::{DocumentId, Store};
+use warren_identity::NodeKey;
+use warren_telemetry::SourceType;
+
+use super::documents::{content_headers, not_modified, put_error, retrieve_error};
+use crate::error::ApiError;
+use crate::range::{Selection, select};
+use crate::state::ApiState;
+
+/// Bytes of one piece between the parser's thread and the store.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Pieces that wait at most: 4 MiB.
+const QUEUE_PIECES: usize = 16;
+/// Files one folder may have.
+const MAX_FILES: usize = 1_000_000;
+
+/// What the parser found next.
+enum Part {
+    /// A file begins.
+    File(String),
+    /// Bytes of it.
+    Data(Bytes),
+    /// It ends.
+    End,
+    /// Something that is no file or folder.
+    Skipped(String),
+    /// The stream is no tar, or broke off.
+    Broken(io::Error),
+    /// The stream ended in order.
+    Finished,
+}
+
+/// Stores the files of a tar stream and lists one folder of them all.
+pub(super) async fn put(
+    store: &Store,
+    body: impl AsyncRead + Send + Unpin + 'static,
+    options: PutOptions,
+    key: &NodeKey,
+) -> Result<PutReceipt, ApiError> {
+    let (parts, mut queue) = mpsc::channel(QUEUE_PIECES);
+    let body = SyncIoBridge::new(body);
+    tokio::task::spawn_blocking(move || {
+        let last = match parse(body, &parts) {
+            Ok(()) => Part::Finished,
+            Err(error) => Part::Broken(error),
+        };
+        // Nobody is left to tell when the request has failed already.
+        let _ = parts.blocking_send(last);
+    });
+    let mut folder = store.begin_directory();
+    let mut skipped = Vec::new();
+    let mut files = 0;
+    loop {
+        match queue.recv().await {
+            Some(Part::File(name)) => {
+                files += 1;
+                if files > MAX_FILES {
+                    return Err(ApiError::bad_request(format!(
+                        "a folder may have {MAX_FILES} files; put its parts"
+                    )));
+                }
+                let mut file = FileReader {
+                    queue: &mut queue,
+                    piece: Bytes::new(),
+                    ended: false,
+                };
+                folder.add(&name, &mut file).await.map_err(put_error)?;
+            }
+            Some(Part::Skipped(name)) => skipped.push(name.into()),
+            Some(Part::Finished) => break,
+            Some(Part::Broken(error)) => {
+                return Err(ApiError::bad_request(format!(
+                    "nothing was stored: the folder's tar stream broke off: {error}"
+                )));
+            }
+            Some(Part::Data(_) | Part::End) | None => {
+                return Err(ApiError::internal(
+                    "the folder's tar stream was read out of order",
+                ));
+            }
+        }
+    }
+    let mut receipt = folder.finish(options, key).await.map_err(put_error)?;
+    receipt.skipped.append(&mut skipped);
+    Ok(receipt)
+}
+
+fn parse(body: impl Read, parts: &mpsc::Sender<Part>) -> io::Result<()> {
+    let send = |part| {
+        parts
+            .blocking_send(part)
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    };
+    let mut archive = tar::Archive::new(body);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?;
+        let path = path.strip_prefix(".").unwrap_or(&path);
+        let Some(name) = path.to_str().map(str::to_owned) else {
+            send(Part::Skipped(path.display().to_string()))?;
+            continue;
+        };
+        let kind = entry.header().entry_type();
+        if kind.is_dir() {
+            continue;
+        }
+        if !kind.is_file() {
+            send(Part::Skipped(name))?;
+            continue;
+        }
+        let mut left = entry.size();
+        send(Part::File(name))?;
+        while left > 0 {
+            let mut piece = vec![0; PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES))];
+            entry.read_exact(&mut piece)?;
+            left -= piece.len() as u64;
+            send(Part::Data(piece.into()))?;
+        }
+        send(Part::End)?;
+    }
+    Ok(())
+}
+
+/// One file of the stream, as the store reads it.
+struct FileReader<'a> {
+    queue: &'a mut mpsc::Receiver<Part>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl AsyncRead for FileReader<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.piece.is_empty() && !self.ended {
+            match std::task::ready!(self.queue.poll_recv(context)) {
+                Some(Part::Data(piece)) => self.piece = piece,
+                Some(Part::End) => self.ended = true,
+                Some(Part::Broken(error)) => return Poll::Ready(Err(error)),
+                _ => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+        let count = self.piece.len().min(into.remaining());
+        into.put_slice(&self.piece.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A folder as a tar stream. What is missing here is fetched from peers first, all files at once.
+pub(super) async fn get(
+    state: &ApiState,
+    id: DocumentId,
+    etag: &str,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if select(request, etag, 0) == Selection::NotModified {
+        return Ok(not_modified(etag));
+    }
+    let summary = state
+        .retriever
+        .fetch_all(id)
+        .await
+        .map_err(retrieve_error)?;
+    let entries = state
+        .retriever
+        .directory(id)
+        .await
+        .map_err(retrieve_error)?;
+    let source = if summary.fetched_blocks == 0 {
+        SourceType::Local
+    } else {
+        SourceType::P2p
+    };
+    let mut headers = content_headers(etag, source, "application/x-tar", &format!("{id}.tar"));
+    // A tar stream has no ranges: its bytes are made on the way.
+    headers.remove(header::ACCEPT_RANGES);
+    let (pieces, mut queue) = mpsc::channel(QUEUE_PIECES);
+    let store = state.store.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = pack(&store, &entries, &pieces) {
+            tracing::warn!(document = %id, "a folder's download broke off: {error}");
+            // The connection may be what broke.
+            let _ = pieces.blocking_send(Err(error));
+        }
+    });
+    let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
+    Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+fn pack(
+    store: &Store,
+    entries: &[DirectoryEntry],
+    pieces: &mpsc::Sender<io::Result<Bytes>>,
+) -> io::Result<()> {
+    let mut archive = tar::Builder::new(PieceWriter {
+        pieces,
+        piece: Vec::with_capacity(PIECE_BYTES),
+    });
+    for entry in entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(entry.size);
+        header.set_mode(0o644);
+        header.set_entry_type(tar::EntryType::Regular);
+        let content = store
+            .read_range(entry.id, 0..entry.size)
+            .map_err(io::Error::other)?;
+        archive.append_data(
+            &mut header,
+            &entry.name,
+            PieceReader {
+                content,
+                piece: Bytes::new(),
+            },
+        )?;
+    }
+    archive.into_inner()?.flush()
+}
+
+/// Verified pieces of a file as a reader.
+struct PieceReader<I> {
+    content: I,
+    piece: Bytes,
+}
+
+impl<I, E> Read for PieceReader<I>
+where
+    I: Iterator<Item = Result<Bytes, E>>,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.content.next() {
+                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.piece.len().min(into.len());
+        into[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
+
+struct PieceWriter<'a> {
+    pieces: &'a mpsc::Sender<io::Result<Bytes>>,
+    piece: Vec<u8>,
+}
+
+impl Write for PieceWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        self.pieces
+            .blocking_send(Ok(piece.into()))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}

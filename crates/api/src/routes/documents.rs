@@ -1,0 +1,442 @@
+//! `/api/v1/documents`, `/api/v1/directories` and `/chunks/{cid}`: content in and out.
+
+use std::io;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use tokio_util::io::StreamReader;
+use warren_content::core::record::UnixMillis;
+use warren_content::retrieve::RetrieveError;
+use warren_content::store::{
+    Cursor, DocumentInfo, Origin, PutError, PutOptions, PutReceipt, ReadError, StoreError,
+};
+use warren_content::{BlockId, ChunkId, DocumentId};
+use warren_telemetry::SourceType;
+
+use super::{archive, blocking};
+use crate::error::{ApiError, ErrorBody};
+use crate::range::{Selection, select};
+use crate::state::{ApiState, Held};
+use crate::types::{Document, Documents, DocumentsQuery, PutQuery, Stored};
+
+/// Documents on a page when nothing is said.
+const DEFAULT_DOCUMENTS: usize = 100;
+/// Most documents on a page.
+const MAX_DOCUMENTS: usize = 1000;
+/// What an id stands for never changes.
+const FOREVER: &str = "private, max-age=31536000, immutable";
+/// Says which source served the answer: `local` or `p2p`.
+pub(crate) const SOURCE_HEADER: &str = "x-warren-source";
+
+/// Stores the request's body as one document. It is durable when the answer comes.
+#[utoipa::path(post, path = "/api/v1/documents", params(PutQuery), tag = "documents",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub(crate) async fn put(
+    State(state): State<ApiState>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let options = put_options(query)?;
+    let receipt = state
+        .store
+        .put(reader(body), options, &state.key)
+        .await
+        .map_err(put_error)?;
+    Ok(stored(&state, receipt))
+}
+
+/// Stores a folder, sent as a tar stream, as one document. It is durable when the answer comes.
+#[utoipa::path(post, path = "/api/v1/directories", params(PutQuery), tag = "documents",
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 507, body = ErrorBody)))]
+pub(crate) async fn put_directory(
+    State(state): State<ApiState>,
+    query: Result<Query<PutQuery>, QueryRejection>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let options = put_options(query)?;
+    let receipt = archive::put(&state.store, reader(body), options, &state.key).await?;
+    Ok(stored(&state, receipt))
+}
+
+fn reader(body: Body) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {
+    StreamReader::new(Box::pin(body.into_data_stream().map_err(io::Error::other)))
+}
+
+fn put_options(query: Result<Query<PutQuery>, QueryRejection>) -> Result<PutOptions, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let tags = query.tags.unwrap_or_default();
+    Ok(PutOptions {
+        title: query.title.unwrap_or_default(),
+        tags: tags
+            .split(',')
+            .map(str::trim)
+            .filter(|tag| !tag.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        source_type: query.source_type.unwrap_or_default(),
+        retention_s: query.retention_seconds,
+        now: now(),
+    })
+}
+
+fn stored(state: &ApiState, receipt: PutReceipt) -> Response {
+    state.control.announce(receipt.document, Held::Here);
+    let body = Stored {
+        id: receipt.document.to_string(),
+        size: receipt.size,
+        chunks: receipt.chunk_count,
+        stored_bytes: receipt.stored_bytes,
+        files: receipt.file_count,
+        skipped: receipt
+            .skipped
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect(),
+    };
+    (StatusCode::CREATED, Json(body)).into_response()
+}
+
+pub(super) fn put_error(error: PutError) -> ApiError {
+    match error {
+        PutError::Store(error) => store_error(error),
+        PutError::Manifest(_) | PutError::Record(_) => ApiError::bad_request(error.to_string()),
+        PutError::Source { .. } => ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "incomplete",
+            format!("nothing was stored: {error}"),
+        ),
+        PutError::Sign(_) => ApiError::internal(error.to_string()),
+    }
+}
+
+pub(super) fn store_error(error: StoreError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        StoreError::NoSpace | StoreError::Quota { .. } => {
+            ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "no_space", message)
+        }
+        StoreError::ReadOnly => {
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "read_only", message)
+        }
+        _ => ApiError::internal(message),
+    }
+}
+
+/// Documents that this node holds, newest first.
+#[utoipa::path(get, path = "/api/v1/documents", params(DocumentsQuery), tag = "documents",
+    responses((status = 200, body = Documents), (status = 400, body = ErrorBody)))]
+pub(crate) async fn list(
+    State(state): State<ApiState>,
+    query: Result<Query<DocumentsQuery>, QueryRejection>,
+) -> Result<Json<Documents>, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(DEFAULT_DOCUMENTS);
+    if limit == 0 || limit > MAX_DOCUMENTS {
+        return Err(ApiError::bad_request(format!(
+            "limit {limit} is not between 1 and {MAX_DOCUMENTS}"
+        )));
+    }
+    let mut cursor = match query.cursor.as_deref().map(str::parse::<u64>) {
+        None => None,
+        Some(Ok(place)) => Some(Cursor(place)),
+        Some(Err(_)) => {
+            return Err(ApiError::bad_request(
+                "the cursor is not one that this node gave out",
+            ));
+        }
+    };
+    let store = state.store.clone();
+    let tag = query.tag;
+    // A page is filled from as many of the store's pages as the tag needs.
+    let (documents, next) = blocking(move || {
+        let mut documents: Vec<Document> = Vec::new();
+        loop {
+            let page = store
+                .documents(cursor, limit - documents.len())
+                .map_err(read_error)?;
+            let listed = page.documents.iter().map(document);
+            documents.extend(
+                listed
+                    .filter(|document| tag.as_ref().is_none_or(|tag| document.tags.contains(tag))),
+            );
+            cursor = page.next;
+            if cursor.is_none() || documents.len() >= limit {
+                return Ok::<_, ApiError>((documents, cursor));
+            }
+        }
+    })
+    .await??;
+    Ok(Json(Documents {
+        total: documents.len(),
+        documents,
+        next_cursor: next.map(|Cursor(place)| place.to_string()),
+    }))
+}
+
+fn document(info: &DocumentInfo) -> Document {
+    let signed = info.record.as_ref();
+    let record = signed.map(warren_identity::Signed::value);
+    Document {
+        id: info.id.to_string(),
+        kind: if info.is_directory {
+            "directory"
+        } else {
+            "file"
+        }
+        .to_owned(),
+        title: record
+            .map(|record| record.title.clone())
+            .unwrap_or_default(),
+        tags: record.map(|record| record.tags.clone()).unwrap_or_default(),
+        source_type: record
+            .map(|record| record.source_type.clone())
+            .unwrap_or_default(),
+        size: info.size,
+        chunks: record.map(|record| record.chunk_count),
+        origin: match info.origin {
+            Origin::Put => "put",
+            Origin::Fetched => "fetched",
+        }
+        .to_owned(),
+        created_at: record.and_then(|record| rfc3339(record.created_at)),
+        added_at: rfc3339(info.added_at).unwrap_or_default(),
+        expires_at: record
+            .and_then(|record| record.expires_at())
+            .and_then(rfc3339),
+        signed_by: signed.map(|signed| signed.signer().to_string()),
+    }
+}
+
+/// One document that this node holds.
+#[utoipa::path(get, path = "/api/v1/documents/{id}", tag = "documents", params(("id" = String, Path, description = "document id")),
+    responses((status = 200, body = Document), (status = 404, body = ErrorBody)))]
+pub(crate) async fn one(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<Json<Document>, ApiError> {
+    let id = document_id(&id)?;
+    let store = state.store.clone();
+    let info = blocking(move || store.document(id))
+        .await?
+        .map_err(read_error)?;
+    let info = info.ok_or_else(|| {
+        ApiError::not_found(format!(
+            "document {id} is not on this node; `warren get {id}` fetches it from peers"
+        ))
+    })?;
+    Ok(Json(document(&info)))
+}
+
+/// Drops a document from this node; copies elsewhere stay.
+#[utoipa::path(delete, path = "/api/v1/documents/{id}", tag = "documents", params(("id" = String, Path, description = "document id")),
+    responses((status = 204), (status = 404, body = ErrorBody)))]
+pub(crate) async fn remove(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let id = document_id(&id)?;
+    if !state.store.remove(id).await.map_err(store_error)? {
+        return Err(ApiError::not_found(format!(
+            "document {id} is not on this node: there is nothing to remove"
+        )));
+    }
+    state.control.announce(id, Held::Gone);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A document's bytes, from this node or from peers, each block verified. A folder comes as a tar stream.
+#[utoipa::path(get, path = "/api/v1/documents/{id}/content", tag = "documents", params(("id" = String, Path, description = "document id")),
+    responses((status = 200, description = "the whole document"), (status = 206, description = "the range asked for"),
+        (status = 304), (status = 404, body = ErrorBody), (status = 416, body = ErrorBody)))]
+pub(crate) async fn content(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    request: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id = document_id(&id)?;
+    let manifest = state.retriever.manifest(id).await.map_err(retrieve_error)?;
+    let etag = format!("\"{id}\"");
+    if manifest.is_directory() {
+        return archive::get(&state, id, &etag, &request).await;
+    }
+    let size = manifest.size();
+    let (status, range) = match select(&request, &etag, size) {
+        Selection::NotModified => return Ok(not_modified(&etag)),
+        Selection::Unsatisfiable => return Ok(unsatisfiable(size)),
+        Selection::Whole => (StatusCode::OK, 0..size),
+        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+    };
+    let retrieved = state
+        .retriever
+        .open(id, Some(range.clone()))
+        .await
+        .map_err(retrieve_error)?;
+    let mut headers = content_headers(
+        &etag,
+        retrieved.source,
+        "application/octet-stream",
+        &format!("{id}.bin"),
+    );
+    headers.insert(
+        header::CONTENT_LENGTH,
+        HeaderValue::from(range.end - range.start),
+    );
+    if status == StatusCode::PARTIAL_CONTENT {
+        headers.insert(header::CONTENT_RANGE, content_range(&range, size));
+    }
+    let stream = retrieved
+        .inspect_err(move |error| tracing::warn!(document = %id, "a download broke off: {error}"));
+    Ok((status, headers, Body::from_stream(stream)).into_response())
+}
+
+/// A chunk's bytes, from this node or from peers.
+#[utoipa::path(get, path = "/chunks/{cid}", tag = "documents", params(("cid" = String, Path, description = "chunk id")),
+    responses((status = 200, description = "the whole chunk"), (status = 206, description = "the range asked for"),
+        (status = 304), (status = 404, body = ErrorBody), (status = 416, body = ErrorBody)))]
+pub(crate) async fn chunk(
+    State(state): State<ApiState>,
+    Path(cid): Path<String>,
+    request: HeaderMap,
+) -> Result<Response, ApiError> {
+    let id: ChunkId = cid
+        .parse()
+        .map_err(|error| ApiError::bad_request(format!("{cid:?} is no chunk id: {error}")))?;
+    let block = state
+        .retriever
+        .block(BlockId::from(id))
+        .await
+        .map_err(retrieve_error)?;
+    let etag = format!("\"{id}\"");
+    let size = block.content.len() as u64;
+    let (status, range) = match select(&request, &etag, size) {
+        Selection::NotModified => return Ok(not_modified(&etag)),
+        Selection::Unsatisfiable => return Ok(unsatisfiable(size)),
+        Selection::Whole => (StatusCode::OK, 0..size),
+        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+    };
+    let mut headers = content_headers(
+        &etag,
+        block.source,
+        "application/octet-stream",
+        &format!("{id}.bin"),
+    );
+    if status == StatusCode::PARTIAL_CONTENT {
+        headers.insert(header::CONTENT_RANGE, content_range(&range, size));
+    }
+    // A chunk has 4 MiB at most, so its offsets fit.
+    let bounds = usize::try_from(range.start).unwrap_or(0)..usize::try_from(range.end).unwrap_or(0);
+    Ok((status, headers, Body::from(block.content.slice(bounds))).into_response())
+}
+
+/// Stored content is somebody's upload: a browser must neither guess its type nor run it.
+pub(super) fn content_headers(
+    etag: &str,
+    source: SourceType,
+    kind: &'static str,
+    name: &str,
+) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let text =
+        |value: &str| HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::ETAG, text(etag));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(FOREVER));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(
+        header::CONTENT_DISPOSITION,
+        text(&format!("attachment; filename=\"{name}\"")),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; sandbox"),
+    );
+    headers.insert(SOURCE_HEADER, HeaderValue::from_static(source.as_str()));
+    headers
+}
+
+fn content_range(range: &std::ops::Range<u64>, size: u64) -> HeaderValue {
+    let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+pub(super) fn not_modified(etag: &str) -> Response {
+    let etag = HeaderValue::from_str(etag).unwrap_or_else(|_| HeaderValue::from_static(""));
+    let headers = [
+        (header::ETAG, etag),
+        (header::CACHE_CONTROL, HeaderValue::from_static(FOREVER)),
+    ];
+    (StatusCode::NOT_MODIFIED, headers).into_response()
+}
+
+fn unsatisfiable(size: u64) -> Response {
+    let error = ApiError::new(
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        "range_not_satisfiable",
+        format!("the range begins after the end: there are {size} bytes"),
+    );
+    ([(header::CONTENT_RANGE, format!("bytes */{size}"))], error).into_response()
+}
+
+fn document_id(text: &str) -> Result<DocumentId, ApiError> {
+    text.parse()
+        .map_err(|error| ApiError::bad_request(format!("{text:?} is no document id: {error}")))
+}
+
+pub(super) fn read_error(error: ReadError) -> ApiError {
+    match error {
+        ReadError::UnknownDocument(_) => ApiError::not_found(error.to_string()),
+        ReadError::Store(error) => store_error(error),
+        _ => ApiError::internal(error.to_string()),
+    }
+}
+
+pub(super) fn retrieve_error(error: RetrieveError) -> ApiError {
+    let message = error.to_string();
+    match error {
+        RetrieveError::Unavailable { .. } => ApiError::not_found(message),
+        RetrieveError::Malformed { .. } => {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "malformed", message)
+        }
+        RetrieveError::IsADirectory { .. } | RetrieveError::NotADirectory { .. } => {
+            ApiError::bad_request(message)
+        }
+        RetrieveError::Range { .. } => ApiError::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            message,
+        ),
+        RetrieveError::Read(error) => read_error(error),
+        RetrieveError::Store(error) => store_error(error),
+        RetrieveError::List { .. } => ApiError::internal(message),
+        RetrieveError::Stopped => ApiError::unavailable(message, 5),
+    }
+}
+
+fn rfc3339(time: UnixMillis) -> Option<String> {
+    Some(
+        Timestamp::from_millisecond(i64::try_from(time.0).ok()?)
+            .ok()?
+            .to_string(),
+    )
+}
+
+/// The time of the request.
+pub(super) fn now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,407 @@
+//! The command line as people type it. Nothing here touches a file or a socket: parsing only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the configuration is looked for when `--config` is not given.
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/warren/warren.yaml";
+
+/// Turns machines into a private network that shares verified documents.
+#[derive(Debug, Parser)]
+#[command(
+    name = "warren",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command understands.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Configuration file; give it again to merge several, later ones win
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "WARREN_CONFIG",
+        value_delimiter = ','
+    )]
+    pub(crate) config: Vec<PathBuf>,
+    /// Management API to talk to instead of the one the configuration names
+    #[arg(long, global = true, value_name = "URL", requires = "token_file")]
+    pub(crate) api: Option<String>,
+    /// File that holds the admin token; with `join`, the one-time token
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Print machine-readable JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a small network on this machine, share a folder through it and check every byte
+    Dev(DevArgs),
+    /// Run this node
+    Start(StartArgs),
+    /// Set up a first node: CA, key, certificate and a commented warren.yaml
+    Init(InitArgs),
+    /// Join an organisation with a one-time token
+    Join(JoinArgs),
+    /// Check a configuration: every problem at once
+    Check,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Run the organisation's certificate authority
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Look at a certificate
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Make a node key, or a certificate request for one
+    Keygen(KeygenArgs),
+    /// Print the peer id of a key
+    Peerid {
+        /// Node key (PKCS#8 PEM)
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Say how the running node is doing
+    Status,
+    /// List the peers the node is connected to
+    Peers(PeersArgs),
+    /// Connect the node to a peer now
+    Connect {
+        /// Address with the peer id, such as /ip4/10.0.1.5/tcp/4001/p2p/12D3KooW…
+        multiaddr: String,
+    },
+    /// Say what kind of NAT the node is behind
+    NatCheck,
+    /// Show the node's DHT routing table
+    Dht,
+    /// Put a file, a folder or standard input into the node
+    Put(PutArgs),
+    /// Get a document, from this node or from whichever peer has it
+    Get(GetArgs),
+    /// List the documents this node holds
+    Ls(LsArgs),
+    /// Show a document's record
+    Stat {
+        /// Document id
+        id: String,
+    },
+    /// Remove a document from this node
+    Rm {
+        /// Document id
+        id: String,
+    },
+    /// Look after the node's store
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Have the node read its configuration again
+    Reload,
+    /// Ask the node whether it is healthy; exit code 1 when it is not
+    Health(HealthArgs),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completions {
+        /// Shell to complete for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Exit after the table; the exit code is 1 if anything differed
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How many nodes to start
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=16))]
+    pub(crate) nodes: u8,
+    /// Folder to share; the project's own docs/ when left out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep keys, certificates and stores in DIR instead of a temporary folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// Print what would be started, and exit
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Organisation id, such as org_acme_corp
+    #[arg(long)]
+    pub(crate) org: String,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR", default_value = "/etc/warren")]
+    pub(crate) dir: PathBuf,
+    /// Name of this node
+    #[arg(long, default_value = "node-1")]
+    pub(crate) name: String,
+    /// Where the node keeps its documents
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/warren")]
+    pub(crate) storage: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// Discovery server, such as https://discovery.acme.com:8081
+    pub(crate) url: String,
+    /// Folder to write the key, the certificates and warren.yaml to
+    #[arg(long, value_name = "DIR", default_value = "/etc/warren")]
+    pub(crate) dir: PathBuf,
+    /// Where the node keeps its documents
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/warren")]
+    pub(crate) storage: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print each effective value and where it came from
+    Show,
+    /// Print the JSON Schema of the configuration
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a certificate authority; refuses to overwrite one
+    Init {
+        /// Organisation id, such as org_acme_corp
+        #[arg(long)]
+        org: String,
+        /// Folder to write ca_cert.pem and ca_key.pem to
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// How long the CA certificate is valid
+        #[arg(long, default_value_t = 3650)]
+        days: u32,
+    },
+    /// Issue a node certificate
+    Issue(IssueArgs),
+    /// Revoke every certificate of a peer; peers drop it
+    Revoke {
+        /// Folder of the CA
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Peer to revoke
+        #[arg(long, value_name = "PEER_ID")]
+        peer: String,
+        /// Organisation, where the CA certificate does not name it
+        #[arg(long)]
+        org: Option<String>,
+    },
+    /// Sign a fresh revocation list before the present one is stale
+    Crl {
+        /// Folder of the CA
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Organisation, where the CA certificate does not name it
+        #[arg(long)]
+        org: Option<String>,
+    },
+    /// Make a one-time token with which a new machine joins; needs a running node with the issuer role
+    Token(TokenArgs),
+    /// List what the CA has issued
+    List {
+        /// Folder of the CA
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "subject", required = true, multiple = false, args = ["key", "csr", "peer"])]
+pub(crate) struct IssueArgs {
+    /// Folder of the CA
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Node key to certify
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Certificate request to sign: the CA never sees the key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csr: Option<PathBuf>,
+    /// Peer id to certify: it holds the public key
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) peer: Option<String>,
+    /// Name of the node
+    #[arg(long)]
+    pub(crate) name: String,
+    /// DNS name the node serves; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dns: Vec<String>,
+    /// IP address the node serves; may be given again
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Vec<std::net::IpAddr>,
+    /// How long the certificate is valid
+    #[arg(long, default_value_t = 365)]
+    pub(crate) days: u32,
+    /// Capability to grant; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) capability: Vec<String>,
+    /// Organisation, where the CA certificate does not name it
+    #[arg(long)]
+    pub(crate) org: Option<String>,
+    /// Allow names such as *.acme.com, whose holder can pose as every host of that domain
+    #[arg(long)]
+    pub(crate) allow_wildcard: bool,
+    /// File to write the certificate to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// Name of the new node
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Capability to grant; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) capability: Vec<String>,
+    /// DNS name the node will serve; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dns: Vec<String>,
+    /// IP address the node will serve; may be given again
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Vec<std::net::IpAddr>,
+    /// How long the certificate will be valid
+    #[arg(long, default_value_t = 365)]
+    pub(crate) days: u32,
+    /// How long the token can be used
+    #[arg(long, default_value = "24h", value_name = "DURATION")]
+    pub(crate) expires: String,
+    /// File to write the token to (0600); standard output when left out
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Show what a certificate says
+    Show {
+        /// Certificate (PEM)
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeygenArgs {
+    /// File to write the key to, mode 0600
+    #[arg(long, value_name = "FILE", required_unless_present = "key")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Also write a certificate request for the key to this file (of an existing key, with --key)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csr: Option<PathBuf>,
+    /// Existing key to make the request for
+    #[arg(long, value_name = "FILE", requires = "csr", conflicts_with = "output")]
+    pub(crate) key: Option<PathBuf>,
+    /// Name to put into the request
+    #[arg(long, default_value = "node")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PeersArgs {
+    /// Only peers of this region
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// Only peers with this status
+    #[arg(long, value_enum)]
+    pub(crate) status: Option<PeerStatus>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PeerStatus {
+    /// Connected
+    Online,
+    /// Known, not connected
+    Offline,
+    /// Connected but silent, or every attempt to connect failed
+    Unreachable,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArgs {
+    /// File or folder; - reads standard input
+    #[arg(value_name = "FILE|DIR|-")]
+    pub(crate) source: PathBuf,
+    /// Title; the file's name when left out
+    #[arg(long)]
+    pub(crate) title: Option<String>,
+    /// Tag; may be given again
+    #[arg(long, value_name = "TAG")]
+    pub(crate) tag: Vec<String>,
+    /// Where the document comes from, such as wiki
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) source_type: Option<String>,
+    /// How long this node keeps it, such as 30d; for ever when left out
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) retention: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Document id
+    pub(crate) id: String,
+    /// File or folder to write to; standard output when left out
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub(crate) output: Option<PathBuf>,
+    /// Replace the file if it is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Only documents with this tag
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+    /// Stop after this many
+    #[arg(long)]
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Read every block again, check it, and repair what is damaged from peers
+    Verify,
+    /// Give back the space of what is no longer referenced
+    Gc,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// Which question to ask
+    #[arg(long, value_enum, default_value_t = Endpoint::Health)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Endpoint {
+    /// Is the process well?
+    Health,
+    /// Can it serve?
+    Ready,
+}

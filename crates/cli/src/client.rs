@@ -1,0 +1,149 @@
+//! The management API as commands use it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use warren_daemon::files;
+
+/// How long a node may take to answer the head of a request. Bodies are bounded by their own progress.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A transfer that moves nothing for this long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A node's management API and the token that opens it.
+pub(crate) struct ApiClient {
+    http: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+/// Where the API is and what opens it.
+pub(crate) struct ApiAddress {
+    /// `http://127.0.0.1:8080`
+    pub(crate) base: String,
+    /// The admin token's file.
+    pub(crate) token_file: PathBuf,
+    /// CA certificates that an HTTPS API is checked against.
+    pub(crate) ca_cert: Option<PathBuf>,
+}
+
+impl ApiClient {
+    pub(crate) fn new(address: ApiAddress) -> anyhow::Result<Self> {
+        let token = files::read_secret(
+            "the admin token",
+            &address.token_file,
+            "the node writes it when it starts; is it running, and does --config or --token-file name its own?",
+        )?;
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(STALL_TIMEOUT)
+            .no_proxy()
+            .https_only(address.base.starts_with("https"));
+        if let Some(path) = &address.ca_cert {
+            builder = builder.tls_certs_only(certificates(path)?);
+        }
+        Ok(Self {
+            http: builder.build().context("cannot set up the HTTP client")?,
+            base: address.base.trim_end_matches('/').to_owned(),
+            token: token.trim().to_owned(),
+        })
+    }
+
+    /// A request to `path`, which begins with a slash.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(&self.token)
+    }
+
+    /// Sends a request; an answer that is no success becomes an error with the node's own words.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let response = request.send().await.map_err(|error| self.explain(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(refusal(response).await)
+    }
+
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let response = self.send(self.request(Method::GET, path)).await?;
+        response.json().await.with_context(|| {
+            format!("the node's answer to GET {path} is not what this version expects")
+        })
+    }
+
+    /// Asks `/health` or `/ready`: whether it passes, and what it says.
+    pub(crate) async fn probe(&self, path: &str) -> anyhow::Result<(bool, String)> {
+        let response = self
+            .request(Method::GET, path)
+            .send()
+            .await
+            .map_err(|error| self.explain(&error))?;
+        let passes = response.status().is_success();
+        let body = response
+            .text()
+            .await
+            .map_err(|error| self.explain(&error))?;
+        Ok((passes, body))
+    }
+
+    fn explain(&self, error: &reqwest::Error) -> anyhow::Error {
+        if error.is_connect() {
+            return anyhow!(
+                "no node answers at {}: start it with `warren start`, or name another with --api or --config",
+                self.base
+            );
+        }
+        if error.is_timeout() {
+            return anyhow!(
+                "the node at {} stopped answering: its log says more",
+                self.base
+            );
+        }
+        anyhow!(
+            "the conversation with the node at {} broke off: {}",
+            self.base,
+            root_cause(error)
+        )
+    }
+}
+
+async fn refusal(response: Response) -> anyhow::Error {
+    let status = response.status();
+    let body: Option<serde_json::Value> = response.json().await.ok();
+    let message = body
+        .as_ref()
+        .and_then(|body| body["error"]["message"].as_str());
+    match message {
+        Some(message) => anyhow!("{message}"),
+        None if status == StatusCode::NOT_FOUND => {
+            anyhow!("the node does not know this request: is it an older version?")
+        }
+        None => anyhow!("the node answered {status}"),
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+fn certificates(path: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
+    let text = files::read_text(
+        "the CA certificate",
+        path,
+        "name it as network.security.ca_cert",
+    )?;
+    let certificates = reqwest::Certificate::from_pem_bundle(text.as_bytes())
+        .map_err(|error| anyhow!("{} holds no certificate: {error}", path.display()))?;
+    if certificates.is_empty() {
+        bail!("{} holds no certificate", path.display());
+    }
+    Ok(certificates)
+}

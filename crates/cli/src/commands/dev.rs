@@ -1,0 +1,267 @@
+//! `warren dev`: a small network on this machine, a folder shared through it, every byte compared.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use futures::TryStreamExt;
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use warren_content::UnixMillis;
+use warren_content::store::PutOptions;
+use warren_daemon::dev::Network;
+
+use crate::args::DevArgs;
+use crate::output::{self, Format, print_line, table};
+
+/// Organisation of a development network.
+const ORGANIZATION: &str = "org_dev";
+/// Bytes read from a file at once while comparing.
+const COMPARE_BYTES: usize = 1 << 20;
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+struct Shared {
+    file: String,
+    size: u64,
+    chunks: u64,
+    id: String,
+    source: String,
+    milliseconds: f64,
+    equal: bool,
+}
+
+pub(crate) async fn run(args: &DevArgs, format: Format) -> anyhow::Result<ExitCode> {
+    let folder = folder_to_share(args.dir.as_deref())?;
+    let temporary;
+    let home = match &args.keep {
+        Some(home) => home.clone(),
+        None => {
+            temporary = tempfile::Builder::new()
+                .prefix("warren-dev-")
+                .tempdir()
+                .context("cannot make a temporary folder")?;
+            temporary.path().to_owned()
+        }
+    };
+    let began = Instant::now();
+    let network = Network::start(&home, ORGANIZATION, args.nodes).await?;
+    if format == Format::Text {
+        print_line(&nodes_text(&network, began))?;
+    }
+    let shared = share(&network, &folder).await;
+    let shared = match shared {
+        Ok(shared) => shared,
+        Err(error) => {
+            network.shutdown().await;
+            return Err(error);
+        }
+    };
+    format.print(&shared, |shared| shared_text(shared, &folder))?;
+    let differing = shared.iter().filter(|line| !line.equal).count();
+    if !args.once {
+        if format == Format::Text {
+            print_line(&next_text(&network, &shared))?;
+        }
+        tokio::signal::ctrl_c()
+            .await
+            .context("cannot wait for Ctrl-C")?;
+    }
+    network.shutdown().await;
+    if differing > 0 {
+        bail!("{differing} of {} files came back different", shared.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder that was named, else the project's own docs.
+fn folder_to_share(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = named {
+        anyhow::ensure!(
+            folder.is_dir(),
+            "{} is no folder: name one with --dir",
+            folder.display()
+        );
+        return Ok(folder.to_owned());
+    }
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    [PathBuf::from("docs"), own]
+        .into_iter()
+        .find(|folder| folder.is_dir())
+        .context("there is no docs/ folder here: name a folder to share with --dir")
+}
+
+fn nodes_text(network: &Network, began: Instant) -> String {
+    let rows = network.nodes().iter().enumerate().map(|(index, node)| {
+        let addresses = node.addresses();
+        let mesh = addresses
+            .mesh
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        vec![
+            format!("node {}", index + 1),
+            node.peer_id().to_string(),
+            format!("http://{}", addresses.api),
+            mesh,
+        ]
+    });
+    let nodes = table(&["", "peer id", "API", "mesh"], &rows.collect::<Vec<_>>());
+    format!(
+        "{nodes}\nconnected in {:.2} s\n",
+        began.elapsed().as_secs_f64()
+    )
+}
+
+/// Puts each file into the first node, reads it from the last, compares.
+async fn share(network: &Network, folder: &Path) -> anyhow::Result<Vec<Shared>> {
+    let mut files = Vec::new();
+    list_files(folder, &mut files)?;
+    files.sort();
+    anyhow::ensure!(
+        !files.is_empty(),
+        "{} holds no file: name another folder with --dir",
+        folder.display()
+    );
+    let bar = output::progress(None, "sharing");
+    let mut shared = Vec::new();
+    for path in files {
+        let name = path
+            .strip_prefix(folder)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
+        bar.set_message(name.clone());
+        shared.push(share_one(network, &path, name).await?);
+    }
+    bar.finish_and_clear();
+    Ok(shared)
+}
+
+async fn share_one(network: &Network, path: &Path, name: String) -> anyhow::Result<Shared> {
+    let (first, last) = network.ends();
+    let cannot = || format!("cannot share {}", path.display());
+    let began = Instant::now();
+    let file = tokio::fs::File::open(path).await.with_context(cannot)?;
+    let options = PutOptions {
+        title: name.clone(),
+        now: now(),
+        ..PutOptions::default()
+    };
+    let receipt = first
+        .store()
+        .put(file, options, first.trust().key())
+        .await
+        .with_context(cannot)?;
+    let mut retrieved = last
+        .retriever()
+        .open(receipt.document, None)
+        .await
+        .with_context(cannot)?;
+    let source = retrieved.source.as_str().to_owned();
+    let mut original = tokio::fs::File::open(path).await.with_context(cannot)?;
+    let mut expected = vec![0; COMPARE_BYTES];
+    let mut equal = retrieved.size == receipt.size;
+    while let Some(piece) = retrieved.try_next().await.with_context(cannot)? {
+        for part in piece.chunks(COMPARE_BYTES) {
+            let expected = &mut expected[..part.len()];
+            equal = equal && original.read_exact(expected).await.is_ok() && expected == part;
+        }
+    }
+    equal = equal
+        && original
+            .read(&mut expected[..1])
+            .await
+            .with_context(cannot)?
+            == 0;
+    Ok(Shared {
+        file: name,
+        size: receipt.size,
+        chunks: receipt.chunk_count,
+        id: receipt.document.to_string(),
+        source,
+        milliseconds: began.elapsed().as_secs_f64() * 1e3,
+        equal,
+    })
+}
+
+fn now() -> UnixMillis {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in
+        std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            list_files(&entry.path(), files)?;
+        } else if kind.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn shared_text(shared: &[Shared], folder: &Path) -> String {
+    let rows: Vec<Vec<String>> = shared
+        .iter()
+        .map(|line| {
+            vec![
+                line.file.clone(),
+                output::bytes(line.size),
+                line.chunks.to_string(),
+                line.id.clone(),
+                line.source.clone(),
+                format!("{:.1} ms", line.milliseconds),
+                if line.equal { "equal" } else { "DIFFERENT" }.to_owned(),
+            ]
+        })
+        .collect();
+    let total: u64 = shared.iter().map(|line| line.size).sum();
+    let equal = shared.iter().filter(|line| line.equal).count();
+    format!(
+        "{}\n{equal} of {} files of {} ({}) went into the first node and came out of the last, byte for byte",
+        table(
+            &["file", "size", "chunks", "id", "source", "time", "compared"],
+            &rows
+        ),
+        shared.len(),
+        folder.display(),
+        output::bytes(total),
+    )
+}
+
+fn next_text(network: &Network, shared: &[Shared]) -> String {
+    let (first, last) = network.ends();
+    let command = std::env::current_exe()
+        .map_or_else(|_| "warren".to_owned(), |path| path.display().to_string());
+    let at = |node: &warren_daemon::node::Node| {
+        format!(
+            "{command} --api http://{} --token-file {}",
+            node.addresses().api,
+            node.token_file().display()
+        )
+    };
+    let id = shared.first().map(|line| line.id.as_str()).unwrap_or("ID");
+    let stop = if std::io::stdout().is_terminal() {
+        "\nCtrl-C stops the network"
+    } else {
+        ""
+    };
+    format!(
+        "\ntry next:\n  {} status\n  {} peers\n  {} put README.md\n  {} get {id}\n  curl -s http://{}/metrics | grep warren_\n\
+         every member may read every document until access control is built{stop}",
+        at(first),
+        at(last),
+        at(first),
+        at(last),
+        first.addresses().api,
+    )
+}

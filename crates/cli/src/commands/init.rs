@@ -1,0 +1,103 @@
+//! `warren init`: all that a first node needs, in one folder.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::Serialize;
+use warren_config::Template;
+use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder};
+use warren_daemon::files::{self, FileError, Overwrite};
+use warren_daemon::random;
+use warren_identity::{
+    CA_VALIDITY, Capabilities, LeafRequest, NodeKey, OrganizationId, WildcardNames,
+};
+
+use crate::args::InitArgs;
+use crate::output::Format;
+
+/// Name of the configuration in its folder.
+pub(super) const CONFIG: &str = "warren.yaml";
+/// Name of the node key in the folder.
+pub(super) const KEY: &str = "node.pem";
+/// Name of the node's certificate in the folder.
+pub(super) const CERT: &str = "node_cert.pem";
+const CA: &str = "ca";
+/// What the first node may do: keep documents, help others find and reach each other, and be administered.
+const FIRST_NODE: [&str; 4] = ["storage", "discovery", "relay", "admin"];
+const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 86_400);
+
+#[derive(Serialize)]
+struct Made {
+    peer_id: String,
+    config: String,
+}
+
+pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
+    let organization = OrganizationId::new(&args.org)?;
+    let dir = &args.dir;
+    refuse_existing(dir, &[CONFIG, KEY, CERT])?;
+    let ca = CaFolder::create(&dir.join(CA), organization, CA_VALIDITY)?;
+    let key = NodeKey::from_seed(random::bytes());
+    let leaf = ca.issue(&LeafRequest {
+        peer_id: key.peer_id(),
+        name: args.name.clone(),
+        dns: Vec::new(),
+        ip: Vec::new(),
+        capabilities: Capabilities::parse(FIRST_NODE)?,
+        validity: LEAF_VALIDITY,
+        companion_key: Some(key.companion_key().public_key().to_vec()),
+        wildcards: WildcardNames::Refuse,
+    })?;
+    ca.sign_list()?;
+    files::write_whole(
+        &dir.join(KEY),
+        key.to_pem().as_bytes(),
+        0o600,
+        Overwrite::Refuse,
+    )?;
+    files::write_whole(
+        &dir.join(CERT),
+        leaf.to_pem().as_bytes(),
+        0o644,
+        Overwrite::Refuse,
+    )?;
+    let storage =
+        std::path::absolute(&args.storage).context("the storage folder has no absolute path")?;
+    let config = Template {
+        node_id: &args.name,
+        organization_id: &args.org,
+        region: None,
+        peer_key: Path::new(KEY),
+        tls_cert: Path::new(CERT),
+        ca_cert: &Path::new(CA).join(CA_CERT),
+        crl: Some(&Path::new(CA).join(CRL)),
+        issuer_dir: Some(Path::new(CA)),
+        discovery_servers: &[],
+        storage_path: &storage,
+    };
+    let path = dir.join(CONFIG);
+    files::write_whole(&path, config.render().as_bytes(), 0o644, Overwrite::Refuse)?;
+    let made = Made {
+        peer_id: key.peer_id().to_string(),
+        config: path.display().to_string(),
+    };
+    Ok(format.print(&made, |made| {
+        format!(
+            "{}\npeer id {}\nnext: warren start --config {}",
+            made.config, made.peer_id, made.config
+        )
+    })?)
+}
+
+/// Nothing is written where one of the files is there already.
+pub(super) fn refuse_existing(dir: &Path, names: &[&str]) -> Result<(), FileError> {
+    match names
+        .iter()
+        .map(|name| dir.join(name))
+        .find(|path| path.exists())
+    {
+        Some(path) => Err(FileError::Exists { path }),
+        None => Ok(()),
+    }
+}

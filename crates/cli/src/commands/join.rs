@@ -1,0 +1,119 @@
+//! `warren join`: a new machine trades a one-time token for a certificate and writes all that a node needs.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use warren_config::Template;
+use warren_daemon::files::{self, Overwrite};
+use warren_daemon::random;
+use warren_discovery::client::{TimeOuts, join};
+use warren_identity::NodeKey;
+use warren_identity::join::JoinToken;
+use zeroize::Zeroizing;
+
+use super::init::{CERT, CONFIG, KEY, refuse_existing};
+use crate::args::{Global, JoinArgs};
+use crate::commands::key::read_key;
+use crate::output::Format;
+
+const CA_CERT: &str = "ca_cert.pem";
+
+#[derive(Serialize)]
+struct Joined {
+    organization: String,
+    peer_id: String,
+    config: String,
+}
+
+pub(crate) async fn run(
+    args: &JoinArgs,
+    global: &Global,
+    format: Format,
+) -> anyhow::Result<std::process::ExitCode> {
+    let token_file = global.token_file.as_deref().context(
+        "a join needs its one-time token: pass --token-file FILE, the file that `warren ca token --out FILE` wrote on a member",
+    )?;
+    let text = Zeroizing::new(files::read_secret(
+        "the join token",
+        token_file,
+        "make one with `warren ca token --out FILE` on a member",
+    )?);
+    let token = JoinToken::parse(&text)
+        .with_context(|| format!("{} holds no join token", token_file.display()))?;
+    let url = args
+        .url
+        .parse()
+        .map_err(|error| anyhow!("{:?} is no URL: {error}", args.url))?;
+    let dir = &args.dir;
+    refuse_existing(dir, &[CONFIG, CERT, CA_CERT])?;
+    // The key is written first: a join that breaks off after the server has issued can be repeated with it.
+    let key_path = dir.join(KEY);
+    let key = if key_path.exists() {
+        read_key(&key_path)?
+    } else {
+        make_key(&key_path)?
+    };
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let joined = join(&url, &token, &key, &host, TimeOuts::default()).await?;
+    let name = joined.accepted.member.name.clone();
+    files::write_whole(
+        &dir.join(CERT),
+        joined.response.leaf_pem.as_bytes(),
+        0o644,
+        Overwrite::Refuse,
+    )?;
+    files::write_whole(
+        &dir.join(CA_CERT),
+        joined.response.ca_pem.as_bytes(),
+        0o644,
+        Overwrite::Refuse,
+    )?;
+    let storage =
+        std::path::absolute(&args.storage).context("the storage folder has no absolute path")?;
+    if !joined.response.crl_pem.is_empty() {
+        let learnt = storage.join(warren_daemon::material::LEARNT_CRL);
+        files::write_whole(
+            &learnt,
+            joined.response.crl_pem.as_bytes(),
+            0o644,
+            Overwrite::Replace,
+        )?;
+    }
+    let organization = joined.response.organization.as_str().to_owned();
+    let config = Template {
+        node_id: &name,
+        organization_id: &organization,
+        region: None,
+        peer_key: Path::new(KEY),
+        tls_cert: Path::new(CERT),
+        ca_cert: Path::new(CA_CERT),
+        crl: None,
+        issuer_dir: None,
+        discovery_servers: &[args.url.trim_end_matches('/')],
+        storage_path: &storage,
+    };
+    let path = dir.join(CONFIG);
+    files::write_whole(&path, config.render().as_bytes(), 0o644, Overwrite::Refuse)?;
+    let joined = Joined {
+        organization,
+        peer_id: key.peer_id().to_string(),
+        config: path.display().to_string(),
+    };
+    format.print(&joined, |joined| {
+        format!(
+            "joined {} as {}\nnext: warren start --config {}",
+            joined.organization, joined.peer_id, joined.config
+        )
+    })?;
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+fn make_key(path: &Path) -> anyhow::Result<NodeKey> {
+    let key = NodeKey::from_seed(random::bytes());
+    files::write_whole(path, key.to_pem().as_bytes(), 0o600, Overwrite::Refuse)?;
+    Ok(key)
+}

@@ -1,0 +1,178 @@
+//! One module per group of commands, and what they share: finding the configuration and the node's API.
+
+mod ca;
+mod config;
+mod dev;
+mod documents;
+mod folder;
+mod init;
+mod join;
+mod key;
+mod net;
+mod start;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::CommandFactory;
+use warren_config::Loaded;
+
+use crate::args::{
+    CaCommand, CertCommand, Cli, Command, ConfigCommand, DEFAULT_CONFIG, Global, StoreCommand,
+};
+use crate::client::{ApiAddress, ApiClient};
+use crate::output::{Format, print_line};
+
+/// Runs one command. The exit code is 1 where a command worked and its answer is "no".
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    let format = Format::from_flag(global.json);
+    match cli.command {
+        Command::Keygen(args) => key::keygen(&args, format)?,
+        Command::Peerid { key } => key::peer_id(&key, format)?,
+        Command::Cert(CertCommand::Show { file }) => key::show_certificate(&file, format)?,
+        Command::Ca(CaCommand::Token(args)) => {
+            return asking(&global, async |client| {
+                ca::token(client, &args, format).await
+            });
+        }
+        Command::Ca(command) => ca::run(command, &global, format)?,
+        Command::Init(args) => init::run(&args, format)?,
+        Command::Join(args) => return block_on(join::run(&args, &global, format)),
+        Command::Check => return config::check(&global, format),
+        Command::Config(ConfigCommand::Show) => config::show(&global, format)?,
+        Command::Config(ConfigCommand::Schema) => config::schema()?,
+        Command::Dev(args) => return block_on(dev::run(&args, format)),
+        Command::Start(args) => return start::run(&args, &global),
+        Command::Version => version(format)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "warren", &mut std::io::stdout());
+        }
+        online => return asking(&global, async |client| ask(client, online, format).await),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(client: &ApiClient, command: Command, format: Format) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Status => net::status(client, format).await?,
+        Command::Peers(args) => net::peers(client, &args, format).await?,
+        Command::Connect { multiaddr } => net::connect(client, &multiaddr, format).await?,
+        Command::NatCheck => net::nat_check(client, format).await?,
+        Command::Dht => net::dht(client, format).await?,
+        Command::Reload => net::reload(client, format).await?,
+        Command::Health(args) => return net::health(client, args.endpoint).await,
+        Command::Put(args) => documents::put(client, &args, format).await?,
+        Command::Get(args) => documents::get(client, &args).await?,
+        Command::Ls(args) => documents::list(client, &args, format).await?,
+        Command::Stat { id } => documents::stat(client, &id, format).await?,
+        Command::Rm { id } => documents::remove(client, &id).await?,
+        Command::Store(StoreCommand::Verify) => documents::verify(client, format).await?,
+        Command::Store(StoreCommand::Gc) => documents::collect_garbage(client, format).await?,
+        offline => bail!("{offline:?} asks no node"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn asking(
+    global: &Global,
+    question: impl AsyncFnOnce(&ApiClient) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    let client = api_client(global)?;
+    block_on(question(&client))
+}
+
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(future)
+}
+
+/// The API that `--api` names, else the one of the configured node.
+fn api_client(global: &Global) -> anyhow::Result<ApiClient> {
+    if let Some(base) = &global.api {
+        let token_file = global
+            .token_file
+            .clone()
+            .context("--api needs --token-file")?;
+        let ca_cert = match global.config.is_empty() {
+            true => None,
+            false => Some(load_config(global)?.settings.network.security.ca_cert),
+        };
+        return ApiClient::new(ApiAddress {
+            base: base.clone(),
+            token_file,
+            ca_cert,
+        });
+    }
+    let settings = load_config(global)?.settings;
+    let mut address = settings.api.listen_address;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    if address.port() == 0 {
+        bail!(
+            "api.listen_address has port 0: the node chose a port when it started; name it with --api URL --token-file FILE"
+        );
+    }
+    let scheme = if settings.api.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    ApiClient::new(ApiAddress {
+        base: format!("{scheme}://{address}"),
+        token_file: global.token_file.clone().unwrap_or(settings.api.token_file),
+        ca_cert: settings
+            .api
+            .tls
+            .is_some()
+            .then_some(settings.network.security.ca_cert),
+    })
+}
+
+/// The files that make up the configuration.
+fn config_files(global: &Global) -> Vec<PathBuf> {
+    if global.config.is_empty() {
+        vec![PathBuf::from(DEFAULT_CONFIG)]
+    } else {
+        global.config.clone()
+    }
+}
+
+/// Reads the configuration; every problem is in the error.
+fn load_config(global: &Global) -> anyhow::Result<Loaded> {
+    let files = config_files(global);
+    if let [only] = files.as_slice()
+        && only == Path::new(DEFAULT_CONFIG)
+        && !only.exists()
+    {
+        bail!(
+            "there is no {DEFAULT_CONFIG}: name a file with --config, make one with `warren init`, or join with `warren join`"
+        );
+    }
+    warren_daemon::settings::load(&files)
+        .map_err(|problems| anyhow::anyhow!("{}", config::problems_text(&problems)))
+}
+
+/// A duration as people write it, in seconds.
+fn seconds(text: &str) -> anyhow::Result<u64> {
+    let span = warren_config::parse_duration(text)
+        .map_err(|reason| anyhow::anyhow!("{text:?} is no duration: {reason}"))?;
+    Ok(span.as_secs())
+}
+
+fn version(format: Format) -> anyhow::Result<()> {
+    let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
+    match format {
+        Format::Json => Ok(format.print(&version, |_| String::new())?),
+        Format::Text => Ok(print_line(concat!("warren ", env!("CARGO_PKG_VERSION")))?),
+    }
+}

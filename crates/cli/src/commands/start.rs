@@ -1,0 +1,86 @@
+//! `warren start`: one node in the foreground until SIGINT or SIGTERM.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use warren_config::{LogFormat, Logging};
+use warren_daemon::node::{Node, Start};
+use warren_telemetry::logging::{self, FileSettings, Format, LogSettings};
+
+use crate::args::{Global, StartArgs};
+use crate::output::print_line;
+
+pub(crate) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<ExitCode> {
+    let loaded = super::load_config(global)?;
+    if args.dry_run {
+        let settings = &loaded.settings;
+        let roles: Vec<&str> = settings.roles.iter().map(|role| role.as_str()).collect();
+        print_line(&format!(
+            "would start {} with roles {}",
+            settings.network.node_id,
+            roles.join(", ")
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let log =
+        logging::init(&log_settings(&loaded.settings.logging)).context("cannot set up logging")?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let start = Start {
+        loaded,
+        files: super::config_files(global),
+        log: Some(log),
+    };
+    super::block_on(serve(start))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(start: Start) -> anyhow::Result<()> {
+    // Watched from the beginning, so that a stop during the start is not lost.
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut hangup = watch(SignalKind::hangup())?;
+    let node = tokio::select! {
+        node = Node::start(start) => node?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    let addresses = node.addresses();
+    tracing::info!(peer_id = %node.peer_id(), api = %addresses.api, "the node is up");
+    for address in &addresses.mesh {
+        tracing::info!("listening on {address}/p2p/{}", node.peer_id());
+    }
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = hangup.recv() => node.reload().await,
+        }
+    }
+    tracing::info!("stopping");
+    node.shutdown().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn watch(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot watch for signals")
+}
+
+fn log_settings(logging: &Logging) -> LogSettings {
+    LogSettings {
+        level: logging.level.clone(),
+        format: match logging.format {
+            LogFormat::Text => Format::Text,
+            LogFormat::Json => Format::Json,
+        },
+        file: logging.file.clone().map(|path| FileSettings {
+            path,
+            max_size: logging.max_size,
+            max_files: logging.max_files,
+        }),
+        repeat_window: logging.repeat_window,
+    }
+}

@@ -1,0 +1,147 @@
+//! What commands print: data on standard output, everything else on standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// How a command's result is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON value for programs.
+    Json,
+}
+
+impl Format {
+    pub(crate) fn from_flag(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+
+    /// Prints `value` as JSON, or what `text` makes of it.
+    pub(crate) fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> io::Result<()> {
+        let shown = match self {
+            Self::Json => serde_json::to_string_pretty(value).map_err(io::Error::other)?,
+            Self::Text => text(value),
+        };
+        print_line(&shown)
+    }
+}
+
+/// Prints to standard output; a reader that has gone away (`warren ls | head`) is no error.
+pub(crate) fn print_line(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = if line.is_empty() || line.ends_with('\n') {
+        write!(stdout, "{line}")
+    } else {
+        writeln!(stdout, "{line}")
+    };
+    match written.and_then(|()| stdout.flush()) {
+        Err(gone) if gone.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Columns under their headings, as wide as what stands in them; the last one is not padded.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let width = |column: usize| {
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain([headings[column].chars().count()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut headings.iter().copied())];
+    lines.extend(
+        rows.iter()
+            .map(|row| line(&mut row.iter().map(String::as_str))),
+    );
+    lines.join("\n")
+}
+
+/// A size for people: three figures and a binary unit.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1023.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ if value < 9.995 => format!("{value:.2} {}", UNITS[unit]),
+        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}
+
+/// Progress of a transfer on standard error: a bar on a terminal, nothing on a pipe.
+pub(crate) fn progress(total_bytes: Option<u64>, what: &str) -> indicatif::ProgressBar {
+    use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match total_bytes {
+        Some(total) => (
+            ProgressBar::new(total),
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{msg} {spinner} {binary_bytes} {binary_bytes_per_sec}",
+        ),
+    };
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    // The template is a constant: a mistake in it would show as the plain bar.
+    bar.set_style(
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_message(what.to_owned());
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_trailing_blanks() {
+        let rows = vec![
+            vec!["a".to_owned(), "x".to_owned()],
+            vec!["longer".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            table(&["id", "size"], &rows),
+            "id      size\na       x\nlonger"
+        );
+    }
+
+    #[test]
+    fn sizes_keep_three_figures() {
+        let shown: Vec<String> = [0, 1023, 1024, 1_048_575, 10_485_760, 1 << 40]
+            .map(bytes)
+            .into();
+        assert_eq!(
+            shown,
+            [
+                "0 B", "1023 B", "1.00 KiB", "1.00 MiB", "10.0 MiB", "1.00 TiB"
+            ]
+        );
+    }
+}

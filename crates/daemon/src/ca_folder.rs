@@ -1,0 +1,362 @@
+//! The folder of a certificate authority: `ca_cert.pem`, `ca_key.pem` (0400), `ledger.json` and `crl.pem`.
+//!
+//! The command line and a running issuer may use one folder at the same time: each operation holds `ca.lock`, reads the
+//! ledger, and writes it back whole before anything it issued is handed out.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use warren_identity::{
+    CRL_VALIDITY, CaRequest, CertificateAuthority, CrlError, IssuanceLedger, IssueError, Leaf,
+    LeafRequest, LoadAuthorityError, OrganizationId, PeerId, RevocationList, Serial, UnixTime,
+};
+use zeroize::Zeroizing;
+
+use crate::files::{self, FileError, Overwrite};
+use crate::random;
+
+/// Name of the CA certificate in its folder.
+pub const CA_CERT: &str = "ca_cert.pem";
+/// Name of the CA key in its folder.
+pub const CA_KEY: &str = "ca_key.pem";
+/// Name of the newest revocation list in the folder.
+pub const CRL: &str = "crl.pem";
+const LEDGER: &str = "ledger.json";
+const LOCK: &str = "ca.lock";
+
+/// Why the CA's folder could not be used. Nothing was issued or revoked.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file of it.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its certificate and key.
+    #[error("the CA in {} cannot be used: {source}", folder.display())]
+    Load {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: Box<LoadAuthorityError>,
+    },
+    /// The ledger is damaged.
+    #[error("{} is damaged: {source}; restore it from a backup, or move it away: revoked peers must then be revoked again", path.display())]
+    Ledger {
+        /// The ledger.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// The CA refused.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The list that was signed cannot be read back.
+    #[error("the new revocation list cannot be read back: {0}")]
+    Crl(#[from] CrlError),
+}
+
+/// What a revocation did.
+#[derive(Debug)]
+pub struct Revoked {
+    /// Leaves of the peer that were still valid; `None`: it was revoked before.
+    pub leaves: Option<usize>,
+    /// The new revocation list.
+    pub list: RevocationList,
+    /// Where it was written.
+    pub path: PathBuf,
+}
+
+/// The folder of a CA.
+#[derive(Debug, Clone)]
+pub struct CaFolder {
+    folder: PathBuf,
+    organization: Option<OrganizationId>,
+}
+
+impl CaFolder {
+    /// Makes a CA in `folder`.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`] where one is; nothing is changed then.
+    pub fn create(
+        folder: &Path,
+        organization: OrganizationId,
+        validity: Duration,
+    ) -> Result<Self, CaError> {
+        let this = Self {
+            folder: folder.to_owned(),
+            organization: Some(organization.clone()),
+        };
+        for name in [CA_CERT, CA_KEY] {
+            let path = folder.join(name);
+            if path.exists() {
+                return Err(FileError::Exists { path }.into());
+            }
+        }
+        let request = CaRequest {
+            organization,
+            key_material: Zeroizing::new(random::bytes()),
+            serial: Serial::from_random(random::bytes()),
+            validity,
+        };
+        let authority = CertificateAuthority::create(&request, UnixTime::now())
+            .map_err(|source| this.load_error(source))?;
+        files::write_whole(
+            &folder.join(CA_KEY),
+            authority.key_pem().as_bytes(),
+            0o400,
+            Overwrite::Refuse,
+        )?;
+        files::write_whole(
+            &folder.join(CA_CERT),
+            authority.certificate_pem().as_bytes(),
+            0o644,
+            Overwrite::Refuse,
+        )?;
+        this.locked(|_, _| Ok(()))?;
+        Ok(this)
+    }
+
+    /// The CA in `folder`; `organization` is needed where its certificate does not name one, as with `openssl`.
+    #[must_use]
+    pub fn new(folder: &Path, organization: Option<OrganizationId>) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            organization,
+        }
+    }
+
+    /// Loads certificate and key.
+    ///
+    /// # Errors
+    /// A missing, readable-by-others or damaged file.
+    pub fn authority(&self) -> Result<CertificateAuthority, CaError> {
+        let hint = "make a CA with `warren ca init`";
+        let certificate = files::read_text("the CA certificate", &self.folder.join(CA_CERT), hint)?;
+        let key = Zeroizing::new(files::read_secret(
+            "the CA key",
+            &self.folder.join(CA_KEY),
+            hint,
+        )?);
+        CertificateAuthority::from_pem(&certificate, &key, self.organization.as_ref())
+            .map_err(|source| self.load_error(source))
+    }
+
+    /// Issues a leaf and enters it in the ledger.
+    ///
+    /// # Errors
+    /// What of the request cannot be certified.
+    pub fn issue(&self, request: &LeafRequest) -> Result<Leaf, CaError> {
+        self.locked(|authority, ledger| {
+            Ok(ledger.issue(
+                authority,
+                request,
+                UnixTime::now(),
+                Serial::from_random(random::bytes()),
+            )?)
+        })
+    }
+
+    /// Enters a leaf that this CA's key has signed elsewhere.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn record(&self, leaf: &Leaf) -> Result<(), CaError> {
+        self.locked(|_, ledger| {
+            ledger.record(leaf, UnixTime::now());
+            Ok(())
+        })
+    }
+
+    /// Lets `change` work on the ledger, which is stored only if it says so.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or written.
+    pub fn update_ledger(
+        &self,
+        change: impl FnOnce(&mut IssuanceLedger) -> bool,
+    ) -> Result<(), CaError> {
+        let _lock = self.lock()?;
+        let mut ledger = self.ledger()?;
+        if change(&mut ledger) {
+            self.store_ledger(&ledger)?;
+        }
+        Ok(())
+    }
+
+    /// Revokes a peer for good and signs a new list.
+    ///
+    /// # Errors
+    /// The list cannot be signed or written.
+    pub fn revoke(&self, peer: PeerId) -> Result<Revoked, CaError> {
+        self.sign_after(|ledger, now| ledger.revoke_peer(peer, now))
+    }
+
+    /// Signs a fresh list of what is revoked already.
+    ///
+    /// # Errors
+    /// The list cannot be signed or written.
+    pub fn sign_list(&self) -> Result<Revoked, CaError> {
+        self.sign_after(|_, _| None)
+    }
+
+    fn sign_after(
+        &self,
+        change: impl FnOnce(&mut IssuanceLedger, UnixTime) -> Option<usize>,
+    ) -> Result<Revoked, CaError> {
+        let path = self.folder.join(CRL);
+        self.locked(|authority, ledger| {
+            let now = UnixTime::now();
+            let leaves = change(ledger, now);
+            let der = ledger.sign_crl(authority, now, CRL_VALIDITY)?;
+            let list = RevocationList::from_der(&der, authority.roots())?;
+            files::write_whole(&path, list.to_pem().as_bytes(), 0o644, Overwrite::Replace)?;
+            Ok(Revoked {
+                leaves,
+                list,
+                path: path.clone(),
+            })
+        })
+    }
+
+    /// What was issued and revoked.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn ledger(&self) -> Result<IssuanceLedger, CaError> {
+        let path = self.folder.join(LEDGER);
+        if !path.exists() {
+            return Ok(IssuanceLedger::default());
+        }
+        let text = files::read_secret("the CA's ledger", &path, "")?;
+        serde_json::from_str(&text).map_err(|source| CaError::Ledger { path, source })
+    }
+
+    fn locked<T>(
+        &self,
+        change: impl FnOnce(&CertificateAuthority, &mut IssuanceLedger) -> Result<T, CaError>,
+    ) -> Result<T, CaError> {
+        let _lock = self.lock()?;
+        let authority = self.authority()?;
+        let mut ledger = self.ledger()?;
+        let made = change(&authority, &mut ledger)?;
+        self.store_ledger(&ledger)?;
+        Ok(made)
+    }
+
+    fn lock(&self) -> Result<File, FileError> {
+        let path = self.folder.join(LOCK);
+        let cannot = |source| FileError::Io {
+            action: "lock",
+            path: path.clone(),
+            source,
+        };
+        let lock = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(cannot)?;
+        lock.lock().map_err(cannot)?;
+        Ok(lock)
+    }
+
+    fn store_ledger(&self, ledger: &IssuanceLedger) -> Result<(), CaError> {
+        let path = self.folder.join(LEDGER);
+        let text = serde_json::to_string_pretty(ledger).map_err(|source| CaError::Ledger {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(files::write_whole(
+            &path,
+            text.as_bytes(),
+            0o600,
+            Overwrite::Replace,
+        )?)
+    }
+
+    fn load_error(&self, source: LoadAuthorityError) -> CaError {
+        CaError::Load {
+            folder: self.folder.clone(),
+            source: Box::new(source),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::os::unix::fs::MetadataExt;
+
+    use warren_identity::{Capabilities, NodeKey, WildcardNames};
+
+    use super::*;
+
+    fn acme() -> OrganizationId {
+        OrganizationId::new("org_acme_corp").unwrap()
+    }
+
+    fn request(key: &NodeKey) -> LeafRequest {
+        LeafRequest {
+            peer_id: key.peer_id(),
+            name: "node-1".to_owned(),
+            dns: Vec::new(),
+            ip: Vec::new(),
+            capabilities: Capabilities::none(),
+            validity: Duration::from_secs(3600),
+            companion_key: None,
+            wildcards: WildcardNames::Refuse,
+        }
+    }
+
+    #[test]
+    fn a_second_ca_is_not_made_over_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        let before = std::fs::read(folder.path().join(CA_KEY)).unwrap();
+        let again = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap_err();
+        assert!(again.to_string().contains("exists"), "{again}");
+        assert_eq!(std::fs::read(folder.path().join(CA_KEY)).unwrap(), before);
+        assert_eq!(
+            std::fs::metadata(folder.path().join(CA_KEY))
+                .unwrap()
+                .mode()
+                & 0o777,
+            0o400
+        );
+    }
+
+    #[test]
+    fn a_revoked_peer_gets_no_further_leaf() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        let key = NodeKey::from_seed(random::bytes());
+        ca.issue(&request(&key)).unwrap();
+        let revoked = ca.revoke(key.peer_id()).unwrap();
+        assert_eq!(revoked.leaves, Some(1));
+        assert!(revoked.list.is_peer_revoked(&key.peer_id()));
+        let refused = ca.issue(&request(&key)).unwrap_err();
+        assert!(
+            matches!(refused, CaError::Issue(IssueError::PeerRevoked(_))),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn each_revocation_list_has_a_higher_number_than_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        let mut numbers = (0..3).map(|_| {
+            ca.revoke(NodeKey::from_seed(random::bytes()).peer_id())
+                .unwrap()
+                .list
+                .number()
+        });
+        let (first, second, third) = (
+            numbers.next().unwrap(),
+            numbers.next().unwrap(),
+            numbers.next().unwrap(),
+        );
+        assert!(first < second && second < third, "{first} {second} {third}");
+    }
+}

@@ -1,0 +1,216 @@
+//! What the management API asks of the daemon: reload, bootstrap, register, join tokens, announcements.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::{Notify, watch};
+use warren_api::types::{Grant, GrantRequest, Reloaded};
+use warren_api::{ApiError, Control, ControlFuture, Held, StatusCode};
+use warren_config::{Loaded, Role, Settings};
+use warren_content::DocumentId;
+use warren_discovery::core::time::UnixMillis;
+use warren_discovery::engine::Registry;
+use warren_discovery::grants::Grants;
+use warren_identity::join::{JoinGrant, JoinSecret, JoinToken};
+use warren_identity::{Capabilities, Trust, UnixTime};
+use warren_mesh::Mesh;
+use warren_telemetry::logging::LogHandle;
+
+use crate::peers::{Announcement, MeshPeers};
+use crate::random;
+
+/// How long `bootstrap` waits for a first peer.
+const BOOTSTRAP_WAIT: Duration = Duration::from_secs(10);
+
+/// The daemon as the API sees it.
+pub(crate) struct DaemonControl {
+    /// The files to read again; empty for a node that was not started from files.
+    pub(crate) files: Vec<PathBuf>,
+    /// What is in force.
+    pub(crate) loaded: Mutex<Loaded>,
+    /// The settings in force, for those who can follow a change.
+    pub(crate) settings: watch::Sender<Arc<Settings>>,
+    pub(crate) log: Option<LogHandle>,
+    pub(crate) mesh: Mesh,
+    pub(crate) peers: MeshPeers,
+    pub(crate) trust: Trust,
+    /// Asks the discovery client for the list again; `None` without servers.
+    pub(crate) refresh: Option<Arc<Notify>>,
+    /// Where join tokens are kept; `None` without the role.
+    pub(crate) registry: Option<Arc<dyn Registry>>,
+}
+
+impl DaemonControl {
+    /// Reads the files again and applies what can change.
+    pub(crate) async fn reload_now(&self) -> Result<Reloaded, ApiError> {
+        let refuse = |message: String| {
+            ApiError::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "bad_configuration",
+                message,
+            )
+        };
+        if self.files.is_empty() {
+            return Err(refuse("this node was not started from configuration files: there is nothing to read again".to_owned()));
+        }
+        let files = self.files.clone();
+        let new = tokio::task::spawn_blocking(move || crate::settings::load(&files))
+            .await
+            .map_err(|error| {
+                ApiError::internal(format!("the configuration could not be read: {error}"))
+            })?
+            .map_err(|problems| refuse(format!("the configuration in force stays: {problems}")))?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let warnings = new.warnings.iter().map(ToString::to_string).collect();
+        let plan = match warren_config::diff(&loaded, &new) {
+            Ok(plan) => plan,
+            Err(refused) => {
+                let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+                tracing::warn!(
+                    "the new configuration would lower protection and was not taken: {}",
+                    refused.join("; ")
+                );
+                return Ok(Reloaded {
+                    applied: Vec::new(),
+                    needs_restart: Vec::new(),
+                    refused,
+                    warnings,
+                });
+            }
+        };
+        if let Some(log) = &self.log {
+            log.set_level(&plan.in_force.settings.logging.level)
+                .map_err(|error| refuse(error.to_string()))?;
+        }
+        let names =
+            |keys: &[&'static str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        let reloaded = Reloaded {
+            applied: names(&plan.apply),
+            needs_restart: names(&plan.needs_restart),
+            refused: Vec::new(),
+            warnings,
+        };
+        self.settings
+            .send_replace(Arc::new(plan.in_force.settings.clone()));
+        *loaded = plan.in_force;
+        tracing::info!(applied = ?reloaded.applied, needs_restart = ?reloaded.needs_restart, "configuration read again");
+        Ok(reloaded)
+    }
+
+    async fn bootstrap_now(&self) -> Result<(), ApiError> {
+        if let Some(refresh) = &self.refresh {
+            refresh.notify_one();
+        }
+        let seeds = self
+            .settings
+            .borrow()
+            .network
+            .libp2p
+            .bootstrap_peers
+            .clone();
+        if seeds.is_empty() && self.refresh.is_none() {
+            return Ok(());
+        }
+        let dials = seeds.into_iter().map(|seed| {
+            let mesh = self.mesh.clone();
+            async move {
+                if let Err(error) = mesh.connect(seed).await {
+                    tracing::info!("a bootstrap peer was not reached: {error}");
+                }
+            }
+        });
+        // The dials go on by themselves; the answer says who is there by now.
+        let _ = tokio::time::timeout(BOOTSTRAP_WAIT, futures::future::join_all(dials)).await;
+        Ok(())
+    }
+
+    async fn grant_now(&self, request: GrantRequest) -> Result<Grant, ApiError> {
+        let not_here = || {
+            ApiError::new(
+                StatusCode::NOT_FOUND,
+                "no_issuer",
+                "this node issues no certificates: ask one that has the roles `discovery` and `issuer`",
+            )
+        };
+        let registry = self.registry.clone().ok_or_else(not_here)?;
+        if !self.settings.borrow().roles.contains(&Role::Issuer) {
+            return Err(not_here());
+        }
+        let bad =
+            |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_grant", message);
+        let roots = self.trust.roots();
+        let ca = roots
+            .certificates()
+            .first()
+            .ok_or_else(|| ApiError::internal("no CA certificate is loaded"))?;
+        let token = JoinToken::new(ca.der(), JoinSecret::from_random(random::bytes()), None)
+            .map_err(|error| bad(error.to_string()))?;
+        let now_s = UnixTime::now().as_secs();
+        let expires_at_unix_s = now_s.saturating_add(request.expires_in_seconds);
+        let ip = request.ip.iter().map(|ip| {
+            ip.parse()
+                .map_err(|error| bad(format!("{ip:?} is no IP address: {error}")))
+        });
+        let grant = JoinGrant {
+            token_hash: token.secret().token_hash(),
+            name: request.name,
+            capabilities: Capabilities::parse(&request.capabilities)
+                .map_err(|error| bad(error.to_string()))?,
+            dns: request.dns,
+            ip: ip.collect::<Result<_, _>>()?,
+            validity_s: request.validity_seconds,
+            expires_at_unix_s,
+        };
+        Grants::new(registry)
+            .create(grant, UnixMillis::from_secs(now_s))
+            .await
+            .map_err(|error| bad(error.to_string()))?;
+        let expires_at = i64::try_from(expires_at_unix_s)
+            .ok()
+            .and_then(|second| jiff::Timestamp::from_second(second).ok());
+        Ok(Grant {
+            token: token.to_text().to_string(),
+            expires_at: expires_at.map(|time| time.to_string()).unwrap_or_default(),
+        })
+    }
+}
+
+impl Control for DaemonControl {
+    fn reload(&self) -> ControlFuture<'_, Reloaded> {
+        self.reload_now().boxed()
+    }
+
+    fn bootstrap(&self) -> ControlFuture<'_, ()> {
+        self.bootstrap_now().boxed()
+    }
+
+    fn register(&self) -> ControlFuture<'_, ()> {
+        async move {
+            match &self.refresh {
+                Some(refresh) => {
+                    refresh.notify_one();
+                    Ok(())
+                }
+                None => Err(ApiError::new(
+                    StatusCode::CONFLICT,
+                    "no_servers",
+                    "no discovery server is configured: set network.discovery.servers",
+                )),
+            }
+        }
+        .boxed()
+    }
+
+    fn grant(&self, request: GrantRequest) -> ControlFuture<'_, Grant> {
+        self.grant_now(request).boxed()
+    }
+
+    fn announce(&self, document: DocumentId, held: Held) {
+        self.peers.tell(match held {
+            Held::Here => Announcement::Holds(document),
+            Held::Gone => Announcement::Dropped(document),
+        });
+    }
+}

@@ -1,0 +1,346 @@
+//! The discovery server with its engine and issuer, and the client that keeps this node registered.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use futures::StreamExt;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use warren_config::{Role, Settings};
+use warren_discovery::client::{
+    ClientConfig, ClientState, DEFAULT_REFRESH_INTERVAL, DiscoveryClient, TimeOuts,
+};
+use warren_discovery::core::failover::Timing;
+use warren_discovery::engine::{Embedded, Postgres, PostgresOptions, Registry};
+use warren_discovery::server::{
+    BootstrapAccess, ClientAuth, DiscoveryServer, Guest, Issuer, LedgerError, LedgerStore, Seed,
+    ServerConfig,
+};
+use warren_discovery::wire::PeerEntry;
+use warren_identity::join::JoinError;
+use warren_identity::{
+    IssuanceLedger, NodeRecord, OrganizationId, Revocations, Roots, Signed, Trust,
+};
+use warren_mesh::{Mesh, MeshEvent, Multiaddr, NodeDescription};
+use warren_telemetry::{ComponentHealth, Metrics};
+
+use crate::ca_folder::{CaError, CaFolder};
+use crate::files;
+
+/// File of the embedded registry in the storage folder.
+const REGISTRY_FILE: &str = "discovery.redb";
+/// Peers dialled at once when a list arrives.
+const CONCURRENT_DIALS: usize = 16;
+
+impl LedgerStore for CaFolder {
+    fn update(
+        &self,
+        work: &mut dyn FnMut(&mut IssuanceLedger) -> Result<(), JoinError>,
+    ) -> Result<(), LedgerError> {
+        let mut refused = None;
+        let stored = self.update_ledger(|ledger| {
+            let outcome = work(ledger);
+            let changed = outcome.is_ok();
+            refused = outcome.err();
+            changed
+        });
+        match (refused, stored) {
+            (Some(error), _) => Err(error.into()),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => Err(LedgerError::Store(CaError::to_string(&error))),
+        }
+    }
+}
+
+/// A running server and its registry, which join tokens are made in.
+pub(crate) struct RunningServer {
+    pub(crate) server: DiscoveryServer,
+    pub(crate) registry: Arc<dyn Registry>,
+}
+
+/// Starts the server where the node has the role.
+pub(crate) async fn start_server(
+    settings: &Settings,
+    trust: &Trust,
+    metrics: &Metrics,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Option<RunningServer>> {
+    if !settings.roles.contains(&Role::Discovery) {
+        return Ok(None);
+    }
+    let server = &settings.discovery_server;
+    let registry = open_registry(settings).await?;
+    let mut config = ServerConfig::new(server.listen_address, trust.clone(), Arc::clone(&registry));
+    config.client_auth = match server.require_certificates {
+        true => ClientAuth::Certificate,
+        false => ClientAuth::CertificateOrSignedRequest,
+    };
+    if server.anonymous_bootstrap {
+        config.bootstrap_access = BootstrapAccess::Anyone;
+    }
+    config.ttl = server.peer_expiry;
+    config.seeds = seeds(settings)?;
+    config.guests = guests(settings, trust)?;
+    if settings.roles.contains(&Role::Issuer) {
+        config.issuer = Some(issuer(settings, trust)?);
+    }
+    let server = DiscoveryServer::bind(config, metrics, shutdown).await?;
+    Ok(Some(RunningServer { server, registry }))
+}
+
+async fn open_registry(settings: &Settings) -> anyhow::Result<Arc<dyn Registry>> {
+    if let Some(url) = &settings.discovery_server.database_url {
+        return Ok(Arc::new(Postgres::new(
+            url.expose(),
+            &PostgresOptions::default(),
+        )?));
+    }
+    let path: PathBuf = settings.storage.path.join(REGISTRY_FILE);
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&path))
+        .await
+        .context("opening the registry broke off")??;
+    Ok(Arc::new(opened))
+}
+
+fn seeds(settings: &Settings) -> anyhow::Result<Vec<Seed>> {
+    let seed = |peer: &warren_config::SeedPeer| {
+        Ok(Seed {
+            peer_id: peer.peer_id,
+            addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            organization: Some(OrganizationId::new(peer.organization.clone())?),
+            region: peer.region.clone(),
+        })
+    };
+    settings
+        .discovery_server
+        .bootstrap_peers
+        .iter()
+        .map(seed)
+        .collect()
+}
+
+/// `auth.ca_cert` may hold our own CA, which adds nothing, or those of guests.
+fn guests(settings: &Settings, trust: &Trust) -> anyhow::Result<Vec<Guest>> {
+    let path = &settings.discovery_server.ca_cert;
+    if *path == settings.network.security.ca_cert {
+        return Ok(Vec::new());
+    }
+    let text = files::read_text(
+        "the CA certificate of discovery clients",
+        path,
+        "correct discovery.server.auth.ca_cert",
+    )?;
+    let as_ours = Roots::from_pem(trust.organization().clone(), &text)
+        .with_context(|| format!("{} cannot be used", path.display()))?;
+    let ours: BTreeSet<[u8; 32]> = trust
+        .roots()
+        .certificates()
+        .iter()
+        .map(|root| root.fingerprint())
+        .collect();
+    let mut guests = Vec::new();
+    for root in as_ours.certificates() {
+        if ours.contains(&root.fingerprint()) {
+            continue;
+        }
+        let organization = root.facts().organization_of_ca().ok_or_else(|| {
+            anyhow!(
+                "{}: the CA `{}` names no organisation, so its members cannot be told apart",
+                path.display(),
+                root.facts().subject
+            )
+        })?;
+        let roots = Roots::new(organization, [root.der().clone()])?;
+        guests.push(Guest {
+            roots,
+            revocations: Revocations::none(),
+        });
+    }
+    Ok(guests)
+}
+
+fn issuer(settings: &Settings, trust: &Trust) -> anyhow::Result<Issuer> {
+    let folder = settings
+        .network
+        .security
+        .issuer_dir
+        .as_ref()
+        .context("the role `issuer` needs network.security.issuer_dir")?;
+    let ca = CaFolder::new(folder, Some(trust.organization().clone()));
+    Ok(Issuer {
+        authority: Arc::new(ca.authority()?),
+        ledger: Arc::new(ca),
+        leaf_lifetime: settings.network.security.issuer_leaf_lifetime,
+    })
+}
+
+/// A running client and the peers it hears of.
+pub(crate) struct RunningClient {
+    pub(crate) client: DiscoveryClient,
+    pub(crate) peers: mpsc::Receiver<Vec<PeerEntry>>,
+}
+
+/// Starts the client where servers are configured.
+pub(crate) fn start_client(
+    settings: &Settings,
+    trust: &Trust,
+    record: watch::Receiver<Option<Signed<NodeRecord>>>,
+    metrics: &Metrics,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Option<RunningClient>> {
+    let discovery = &settings.network.discovery;
+    if !discovery.enabled || discovery.servers.is_empty() {
+        return Ok(None);
+    }
+    let parse = |url: &warren_config::Url| {
+        url.as_str()
+            .parse()
+            .with_context(|| format!("{url} is no URL"))
+    };
+    let config = ClientConfig {
+        servers: discovery
+            .servers
+            .iter()
+            .map(parse)
+            .collect::<anyhow::Result<_>>()?,
+        timing: Timing {
+            heartbeat_interval: discovery.registration.heartbeat_interval,
+            retry_interval: discovery.registration.retry_interval,
+            refresh_interval: DEFAULT_REFRESH_INTERVAL,
+        },
+        time_outs: TimeOuts::default(),
+    };
+    let (client, peers) = DiscoveryClient::start(config, trust.clone(), record, metrics, shutdown)?;
+    Ok(Some(RunningClient { client, peers }))
+}
+
+/// Dials every peer that a server names and that is not connected yet.
+pub(crate) async fn dial_found(
+    mesh: Mesh,
+    mut peers: mpsc::Receiver<Vec<PeerEntry>>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Some(found)) = shutdown.run_until_cancelled(peers.recv()).await {
+        let connected: BTreeSet<_> = mesh
+            .peers()
+            .await
+            .into_iter()
+            .map(|peer| peer.peer_id)
+            .collect();
+        let new = found
+            .into_iter()
+            .filter(|entry| entry.peer_id != mesh.peer_id() && !connected.contains(&entry.peer_id));
+        let dials = futures::stream::iter(new).for_each_concurrent(CONCURRENT_DIALS, |entry| {
+            let mesh = mesh.clone();
+            async move { dial(&mesh, &entry).await }
+        });
+        if shutdown.run_until_cancelled(dials).await.is_none() {
+            break;
+        }
+    }
+}
+
+async fn dial(mesh: &Mesh, entry: &PeerEntry) {
+    for address in &entry.addresses {
+        let Some(address) = address
+            .parse::<Multiaddr>()
+            .ok()
+            .and_then(|address| address.with_p2p(entry.peer_id).ok())
+        else {
+            continue;
+        };
+        match mesh.connect(address).await {
+            Ok(_) => return,
+            Err(error) => {
+                tracing::debug!(peer = %entry.peer_id, "a peer named by discovery was not reached: {error}")
+            }
+        }
+    }
+}
+
+/// Signs what the node says of itself whenever its addresses change, for the discovery servers.
+pub(crate) async fn keep_record(
+    mesh: Mesh,
+    trust: Trust,
+    description: NodeDescription,
+    record: watch::Sender<Option<Signed<NodeRecord>>>,
+    shutdown: CancellationToken,
+) {
+    let mut events = mesh.subscribe();
+    let mut last = Vec::new();
+    loop {
+        let addresses: Vec<String> = mesh
+            .announced_addresses()
+            .await
+            .iter()
+            .map(ToString::to_string)
+            .take(32)
+            .collect();
+        if addresses != last {
+            match sign_record(&trust, &description, addresses.clone()) {
+                Ok(signed) => {
+                    record.send_replace(Some(signed));
+                    last = addresses;
+                }
+                Err(error) => tracing::warn!("the node's own record cannot be signed: {error:#}"),
+            }
+        }
+        loop {
+            match shutdown.run_until_cancelled(events.recv()).await {
+                Some(
+                    Ok(MeshEvent::AddressesChanged) | Err(broadcast::error::RecvError::Lagged(_)),
+                ) => break,
+                Some(Ok(_)) => {}
+                Some(Err(broadcast::error::RecvError::Closed)) | None => return,
+            }
+        }
+    }
+}
+
+fn sign_record(
+    trust: &Trust,
+    description: &NodeDescription,
+    addresses: Vec<String>,
+) -> anyhow::Result<Signed<NodeRecord>> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let record = NodeRecord {
+        peer_id: trust.peer_id(),
+        organization: trust.organization().clone(),
+        name: description.name.clone(),
+        region: description.region.clone(),
+        roles: description.roles.clone(),
+        addresses,
+        bulk_addresses: description.bulk_addresses.clone(),
+        sequence: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        issued_at_unix_s: now.as_secs(),
+    };
+    Ok(Signed::sign(record, trust.key())?)
+}
+
+/// Says in the health report how the client stands.
+pub(crate) async fn watch_client(
+    mut state: watch::Receiver<ClientState>,
+    health: ComponentHealth,
+    shutdown: CancellationToken,
+) {
+    loop {
+        match &*state.borrow_and_update() {
+            ClientState::Starting => {}
+            ClientState::Connected { .. } => health.ok(),
+            ClientState::AllFailed { reason } => {
+                health.degraded(format!("no discovery server answers: {reason}"))
+            }
+        }
+        if !matches!(
+            shutdown.run_until_cancelled(state.changed()).await,
+            Some(Ok(()))
+        ) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,571 @@
+//! One node, put together from its settings from the bottom up and taken down in the opposite order.
+//!
+//! Order of start: identity, store, bulk port, mesh, retriever, discovery, API. Each part gets what it needs and knows
+//! nothing of its neighbours. Every task ends with the one shutdown token; [`Node::shutdown`] waits for them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::compat::FuturesAsyncReadCompatExt;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warren_api::guard::{ClientIdentity, Guard};
+use warren_api::serve::{ListenerTls, serve};
+use warren_api::traffic_log::TrafficLog;
+use warren_api::{ApiState, NodeFacts};
+use warren_config::{Loaded, Settings};
+use warren_content::retrieve::{Peers, Retriever, RetrieverOptions};
+use warren_content::transfer::bulk::{BulkListener, far_end};
+use warren_content::transfer::{BlockServer, TransferLimits, TransferMetrics};
+use warren_content::{Store, StoreOptions};
+use warren_identity::tls::{ClientCertificates, https_server, member_from_tls};
+use warren_identity::{Capability, PeerId, Trust, UnixTime};
+use warren_mesh::{BLOCKS_PROTOCOL, Mesh, Multiaddr};
+use warren_telemetry::health::Weight;
+use warren_telemetry::logging::LogHandle;
+use warren_telemetry::{Health, Metrics, NetworkMetrics, RetrievalMetrics};
+use zeroize::Zeroizing;
+
+use crate::control::DaemonControl;
+use crate::discovery_parts::{self, RunningClient, RunningServer};
+use crate::files::{self, Overwrite};
+use crate::mesh_settings::{description, mesh_config, role_names};
+use crate::peers::{self, MeshPeers};
+use crate::trust_keeper::TrustKeeper;
+use crate::upkeep;
+use crate::{material, random};
+
+/// How long one connection to a holder may take, bulk port and stream together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a node is started from.
+pub struct Start {
+    /// The configuration.
+    pub loaded: Loaded,
+    /// The files it came from, to be read again at a reload; empty: it cannot be reloaded.
+    pub files: Vec<PathBuf>,
+    /// Where the log level is changed; `None` leaves it alone.
+    pub log: Option<LogHandle>,
+}
+
+/// Where a running node really listens.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// The mesh.
+    pub mesh: Vec<Multiaddr>,
+    /// The management API.
+    pub api: SocketAddr,
+    /// The bulk port.
+    pub transfer: Option<SocketAddr>,
+    /// The monitoring listener.
+    pub monitoring: Option<SocketAddr>,
+    /// The discovery server.
+    pub discovery: Option<SocketAddr>,
+}
+
+/// A running node.
+pub struct Node {
+    addresses: Addresses,
+    token_file: PathBuf,
+    mesh: Mesh,
+    retriever: Retriever,
+    store: Store,
+    trust: Trust,
+    control: Arc<DaemonControl>,
+    health: Health,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    server: Option<RunningServer>,
+}
+
+/// The parts below the planes, made first.
+struct Ground {
+    trust: Trust,
+    metrics: Metrics,
+    health: Health,
+    network: NetworkMetrics,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The store and what serves and fetches blocks.
+struct Content {
+    store: Store,
+    server: BlockServer,
+    metrics: TransferMetrics,
+    bulk_address: Option<SocketAddr>,
+}
+
+impl Node {
+    /// Starts every part that the settings name.
+    ///
+    /// # Errors
+    /// The first part that cannot start, by name; what had been started is stopped again.
+    pub async fn start(start: Start) -> anyhow::Result<Self> {
+        let settings = start.loaded.settings.clone();
+        let metrics = Metrics::new();
+        let ground = Ground {
+            trust: material::load(&settings, UnixTime::now())?,
+            health: Health::new(),
+            network: NetworkMetrics::register(&metrics),
+            metrics,
+            shutdown: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let guard = ground.shutdown.clone().drop_guard();
+        let content = start_content(&settings, &ground).await?;
+        let mesh = start_mesh(&settings, &ground, &content).await?;
+        let node = Self::join(start, settings, ground, content, mesh.clone()).await;
+        match node {
+            Ok(node) => {
+                guard.disarm();
+                Ok(node)
+            }
+            Err(error) => {
+                mesh.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything above the mesh.
+    async fn join(
+        start: Start,
+        settings: Settings,
+        ground: Ground,
+        content: Content,
+        mesh: Mesh,
+    ) -> anyhow::Result<Self> {
+        let Ground {
+            trust,
+            metrics,
+            health,
+            shutdown,
+            tasks,
+            ..
+        } = &ground;
+        let (mesh_peers, announcements) = MeshPeers::new(mesh.clone(), trust.clone());
+        let connector = Peers::new(
+            Arc::new(mesh_peers.clone()),
+            TransferLimits::default(),
+            content.metrics.clone(),
+            CONNECT_TIMEOUT,
+        );
+        let retriever = Retriever::new(
+            content.store.clone(),
+            connector,
+            Arc::new(mesh_peers.clone()),
+            RetrievalMetrics::register(metrics),
+            RetrieverOptions::default(),
+        );
+        tasks.spawn(peers::announce(
+            content.store.clone(),
+            mesh.clone(),
+            announcements,
+            shutdown.clone(),
+        ));
+        if let Some(queries) = mesh.have_queries() {
+            tasks.spawn(peers::answer(
+                content.store.clone(),
+                queries,
+                shutdown.clone(),
+            ));
+        }
+        let server =
+            discovery_parts::start_server(&settings, trust, metrics, shutdown.clone()).await?;
+        let refresh = start_client(&settings, &ground, &mesh, content.bulk_address)?;
+        let (settings_sender, settings_receiver) = watch::channel(Arc::new(settings.clone()));
+        let keeper = TrustKeeper::new(
+            trust.clone(),
+            settings_receiver.clone(),
+            health.component("certificate", Weight::Needed),
+        );
+        tasks.spawn(keeper.run(shutdown.clone()));
+        let warnings = start
+            .loaded
+            .warnings
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let control = Arc::new(DaemonControl {
+            files: start.files,
+            loaded: std::sync::Mutex::new(start.loaded),
+            settings: settings_sender,
+            log: start.log,
+            mesh: mesh.clone(),
+            peers: mesh_peers,
+            trust: trust.clone(),
+            refresh,
+            registry: server.as_ref().map(|server| Arc::clone(&server.registry)),
+        });
+        let state = ApiState {
+            facts: Arc::new(facts(&settings, warnings, content.bulk_address)),
+            trust: trust.clone(),
+            mesh: mesh.clone(),
+            store: content.store.clone(),
+            retriever: retriever.clone(),
+            key: trust.key().clone(),
+            metrics: metrics.clone(),
+            health: health.clone(),
+            traffic: TrafficLog::new(Instant::now()),
+            control: control.clone(),
+        };
+        upkeep::spawn(&state, control.clone(), settings_receiver, tasks, shutdown);
+        let api = start_api(&settings, &ground, state).await?;
+        let monitoring = start_monitoring(&settings, &ground).await?;
+        let addresses = Addresses {
+            mesh: mesh.listen_addresses().await,
+            api,
+            transfer: content.bulk_address,
+            monitoring,
+            discovery: server.as_ref().map(|server| server.server.local_address()),
+        };
+        let Ground {
+            trust,
+            health,
+            shutdown,
+            tasks,
+            ..
+        } = ground;
+        let store = content.store;
+        let token_file = settings.api.token_file;
+        Ok(Self {
+            addresses,
+            token_file,
+            mesh,
+            retriever,
+            store,
+            trust,
+            control,
+            health,
+            shutdown,
+            tasks,
+            server,
+        })
+    }
+
+    /// Where the node listens.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The file that holds the admin token.
+    #[must_use]
+    pub fn token_file(&self) -> &std::path::Path {
+        &self.token_file
+    }
+
+    /// The node's peer id.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.trust.peer_id()
+    }
+
+    /// The mesh.
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Documents from here or elsewhere.
+    #[must_use]
+    pub fn retriever(&self) -> &Retriever {
+        &self.retriever
+    }
+
+    /// Key, certificate, roots and revocations in force.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Which parts work.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Reads the configuration again, as SIGHUP asks for; the outcome is in the log.
+    pub async fn reload(&self) {
+        if let Err(error) = self.control.reload_now().await {
+            tracing::warn!("not reloaded: {error}");
+        }
+    }
+
+    /// Stops accepting, lets what runs finish within its own bounds, leaves the mesh and closes the store.
+    pub async fn shutdown(self) {
+        self.shutdown.cancel();
+        self.retriever.shutdown().await;
+        if let Some(server) = self.server {
+            server.server.stopped().await;
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.mesh.shutdown().await;
+        // The last clone waits for the writer: not on a thread of the runtime.
+        let (store, retriever, control) = (self.store, self.retriever, self.control);
+        let closed = tokio::task::spawn_blocking(move || drop((retriever, control, store)));
+        if closed.await.is_err() {
+            tracing::error!("the store could not be closed in order");
+        }
+    }
+}
+
+async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<Content> {
+    let health = ground.health.component("storage", Weight::Vital);
+    let path = settings.storage.path.join("store");
+    files::make_folder(&settings.storage.path)?;
+    let options = StoreOptions {
+        max_bytes: Some(settings.storage.max_size),
+    };
+    let registry = ground.metrics.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&path, options, &registry))
+        .await
+        .context("opening the store broke off")??;
+    ground.tasks.spawn(upkeep::watch_store(
+        store.clone(),
+        settings.storage.path.clone(),
+        health,
+        ground.shutdown.clone(),
+    ));
+    let metrics = TransferMetrics::register(&ground.metrics);
+    let server = BlockServer::new(store.clone(), TransferLimits::default(), metrics.clone());
+    let mut bulk_address = None;
+    if settings.network.transfer.enabled {
+        let address = settings.network.transfer.listen_address;
+        let listener =
+            BulkListener::bind(address, &ground.trust, server.clone(), metrics.clone()).await?;
+        bulk_address = Some(listener.local_addr());
+        ground.tasks.spawn(listener.run(ground.shutdown.clone()));
+    }
+    Ok(Content {
+        store,
+        server,
+        metrics,
+        bulk_address,
+    })
+}
+
+async fn start_mesh(
+    settings: &Settings,
+    ground: &Ground,
+    content: &Content,
+) -> anyhow::Result<Mesh> {
+    let organization = ground.trust.organization().as_str().to_owned();
+    let config = mesh_config(settings, &organization, content.bulk_address);
+    let mesh = Mesh::start(
+        config,
+        ground.trust.clone(),
+        &ground.metrics,
+        ground.network.clone(),
+    )
+    .await?;
+    let health = ground.health.component("mesh", Weight::Vital);
+    health.ok();
+    let joined = ground.health.component("peers", Weight::Needed);
+    ground.tasks.spawn(upkeep::watch_peers(
+        mesh.clone(),
+        settings.network.bootstrap_mode,
+        joined,
+        ground.shutdown.clone(),
+    ));
+    if let Some(mut streams) = mesh.accept_streams(BLOCKS_PROTOCOL) {
+        let (server, trust, mesh_of_streams) =
+            (content.server.clone(), ground.trust.clone(), mesh.clone());
+        let (shutdown, tasks) = (ground.shutdown.clone(), ground.tasks.clone());
+        ground.tasks.spawn(async move {
+            while let Some(Some(incoming)) = shutdown.run_until_cancelled(streams.recv()).await {
+                let peers = mesh_of_streams.peers().await;
+                let Some(member) = peers
+                    .into_iter()
+                    .find(|info| info.peer_id == incoming.peer)
+                    .and_then(|info| info.member)
+                else {
+                    continue;
+                };
+                let (server, trust, shutdown) = (server.clone(), trust.clone(), shutdown.clone());
+                tasks.spawn(async move {
+                    let far_end = far_end(&trust, member.as_ref().clone());
+                    shutdown
+                        .run_until_cancelled(server.serve(incoming.stream.compat(), far_end))
+                        .await;
+                });
+            }
+        });
+    }
+    Ok(mesh)
+}
+
+/// Starts the discovery client with its tasks; gives what asks it for the list again.
+fn start_client(
+    settings: &Settings,
+    ground: &Ground,
+    mesh: &Mesh,
+    bulk_address: Option<SocketAddr>,
+) -> anyhow::Result<Option<Arc<tokio::sync::Notify>>> {
+    let (record, records) = watch::channel(None);
+    let started = discovery_parts::start_client(
+        settings,
+        &ground.trust,
+        records,
+        &ground.metrics,
+        ground.shutdown.clone(),
+    )?;
+    let Some(RunningClient { client, peers }) = started else {
+        return Ok(None);
+    };
+    let Ground {
+        tasks,
+        shutdown,
+        trust,
+        ..
+    } = ground;
+    let health = ground.health.component("discovery", Weight::Needed);
+    tasks.spawn(discovery_parts::watch_client(
+        client.state(),
+        health,
+        shutdown.clone(),
+    ));
+    tasks.spawn(discovery_parts::dial_found(
+        mesh.clone(),
+        peers,
+        shutdown.clone(),
+    ));
+    if settings.network.discovery.registration.auto_register {
+        let node = description(settings, bulk_address);
+        tasks.spawn(discovery_parts::keep_record(
+            mesh.clone(),
+            trust.clone(),
+            node,
+            record,
+            shutdown.clone(),
+        ));
+    }
+    let refresh = Arc::new(tokio::sync::Notify::new());
+    let (asked, shutdown) = (Arc::clone(&refresh), shutdown.clone());
+    tasks.spawn(async move {
+        while shutdown
+            .run_until_cancelled(asked.notified())
+            .await
+            .is_some()
+        {
+            client.refresh();
+        }
+        client.stopped().await;
+    });
+    Ok(Some(refresh))
+}
+
+fn facts(
+    settings: &Settings,
+    warnings: Vec<String>,
+    transfer_address: Option<SocketAddr>,
+) -> NodeFacts {
+    NodeFacts {
+        node_id: settings.network.node_id.clone(),
+        region: settings.network.region.clone(),
+        roles: role_names(settings),
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: jiff::Timestamp::now(),
+        transfer_address,
+        max_store_bytes: settings.storage.max_size,
+        warnings,
+    }
+}
+
+async fn start_api(
+    settings: &Settings,
+    ground: &Ground,
+    state: ApiState,
+) -> anyhow::Result<SocketAddr> {
+    let wanted = settings.api.listen_address;
+    let listener = TcpListener::bind(wanted).await.with_context(|| {
+        format!("the management API cannot listen on {wanted}; choose another api.listen_address")
+    })?;
+    let address = listener.local_addr()?;
+    let mut names = settings.api.allowed_hosts.clone();
+    if let Some(leaf) = ground.trust.leaf() {
+        names.extend(material::served_names(leaf.facts()));
+    }
+    let tls = settings
+        .api
+        .tls
+        .is_some()
+        .then(|| api_tls(&ground.trust))
+        .transpose()?;
+    let guard = Guard::new(admin_token(settings)?, address, &names, tls.is_some());
+    ground.tasks.spawn(serve(
+        listener,
+        tls,
+        warren_api::router(state, guard),
+        ground.shutdown.clone(),
+    ));
+    Ok(address)
+}
+
+fn api_tls(trust: &Trust) -> anyhow::Result<ListenerTls> {
+    let config = https_server(trust, ClientCertificates::Optional, &[b"h2", b"http/1.1"])?;
+    let trust = trust.clone();
+    Ok(ListenerTls {
+        acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
+        judge: Arc::new(
+            move |chain| match member_from_tls(&trust, Some(chain), UnixTime::now()) {
+                Ok(member) if member.allows(&Capability::Admin) => ClientIdentity::Admin,
+                _ => ClientIdentity::Anonymous,
+            },
+        ),
+    })
+}
+
+/// The token in its file; made at the first start.
+fn admin_token(settings: &Settings) -> anyhow::Result<Zeroizing<String>> {
+    const MIN_TOKEN_BYTES: usize = 16;
+    let path = &settings.api.token_file;
+    if !path.exists() {
+        let bytes: [u8; 32] = random::bytes();
+        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        files::write_whole(path, token.as_bytes(), 0o600, Overwrite::Refuse)?;
+    }
+    let text = Zeroizing::new(files::read_secret(
+        "the admin token",
+        path,
+        "restart the node: it writes a new one",
+    )?);
+    let token = Zeroizing::new(text.trim().to_owned());
+    anyhow::ensure!(
+        token.len() >= MIN_TOKEN_BYTES,
+        "the admin token in {} is shorter than {MIN_TOKEN_BYTES} characters: remove the file, and the node writes a good one",
+        path.display()
+    );
+    Ok(token)
+}
+
+async fn start_monitoring(
+    settings: &Settings,
+    ground: &Ground,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(wanted) = settings.monitoring.listen_address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(wanted).await.with_context(|| {
+        format!("monitoring cannot listen on {wanted}; choose another monitoring.listen_address")
+    })?;
+    let address = listener.local_addr()?;
+    let router = warren_api::monitoring_router(ground.health.clone(), ground.metrics.clone());
+    ground
+        .tasks
+        .spawn(serve(listener, None, router, ground.shutdown.clone()));
+    Ok(Some(address))
+}

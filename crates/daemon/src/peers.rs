@@ -1,0 +1,381 @@
+//! Who holds a document and how to reach them: what `content` asks for, answered with the mesh.
+//!
+//! Holders are found by asking every connected member and by the routing table, side by side. A holder is reached at the
+//! bulk port it announces, tried at the addresses it is connected from; where that port cannot be reached, as behind most
+//! NATs, blocks take a stream of the mesh connection.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use lru::LruCache;
+use tokio::sync::mpsc;
+use tokio_util::compat::FuturesAsyncReadCompatExt;
+use tokio_util::sync::CancellationToken;
+use warren_content::retrieve::{Connector, Providers};
+use warren_content::transfer::bulk::{BulkDialer, far_end};
+use warren_content::transfer::{ConnectError, Link};
+use warren_content::{BlockId, DocumentId, Store};
+use warren_identity::{PeerId, Trust};
+use warren_mesh::{
+    BLOCKS_PROTOCOL, HaveQuery, Mesh, Multiaddr, OpenStreamError, PeerInfo, SyncRequest,
+    SyncResponse,
+};
+
+/// Members may take this long to say whether they hold a document.
+const HAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// After the first yes, others have this long to say it too.
+const HAVE_GRACE: Duration = Duration::from_millis(150);
+/// A bulk port that could not be reached is left alone for this long; the mesh stream serves meanwhile.
+const BULK_PAUSE: Duration = Duration::from_secs(60);
+/// Peers whose bulk port is remembered as unreachable.
+const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
+/// Documents announced and withdrawn that wait for the routing table; the oldest wait longest, none is lost but at the
+/// next start all are announced again.
+const ANNOUNCE_QUEUE: usize = 4096;
+
+/// The mesh as `content` sees it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct MeshPeers {
+    mesh: Mesh,
+    trust: Trust,
+    dialer: BulkDialer,
+    unreachable: Arc<Mutex<LruCache<PeerId, Instant>>>,
+    announcements: mpsc::Sender<Announcement>,
+}
+
+/// A document that this node holds now, or no longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Announcement {
+    Holds(DocumentId),
+    Dropped(DocumentId),
+}
+
+/// Key of a document in the routing table: the multihash of its id.
+fn routing_key(document: DocumentId) -> Vec<u8> {
+    document.to_cid().hash().to_bytes()
+}
+
+impl MeshPeers {
+    /// Also gives the queue that [`announce`] empties.
+    pub(crate) fn new(mesh: Mesh, trust: Trust) -> (Self, mpsc::Receiver<Announcement>) {
+        let (announcements, queue) = mpsc::channel(ANNOUNCE_QUEUE);
+        let dialer = BulkDialer::new(trust.clone());
+        let unreachable = Arc::new(Mutex::new(LruCache::new(MAX_REMEMBERED)));
+        (
+            Self {
+                mesh,
+                trust,
+                dialer,
+                unreachable,
+                announcements,
+            },
+            queue,
+        )
+    }
+
+    /// Tells the mesh about a document, soon. A full queue drops it: members find it by asking.
+    pub(crate) fn tell(&self, announcement: Announcement) {
+        if self.announcements.try_send(announcement).is_err() {
+            tracing::debug!(?announcement, "not announced: too many wait");
+        }
+    }
+
+    async fn holders(&self, document: DocumentId) -> Vec<PeerId> {
+        let asked = self.ask_members(document).await;
+        if !asked.is_empty() {
+            return asked;
+        }
+        match self.mesh.find_providers(routing_key(document)).await {
+            Ok(providers) => providers
+                .into_iter()
+                .filter(|peer| *peer != self.trust.peer_id())
+                .collect(),
+            Err(error) => {
+                tracing::debug!(%document, "the routing table names no holder: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn ask_members(&self, document: DocumentId) -> Vec<PeerId> {
+        let documents = vec![document.to_string()];
+        let mut answers: FuturesUnordered<_> = self
+            .connected_members()
+            .await
+            .into_iter()
+            .map(|peer| {
+                let request = self.mesh.request(
+                    peer,
+                    SyncRequest::Have {
+                        documents: documents.clone(),
+                    },
+                );
+                async move {
+                    matches!(request.await, Ok(SyncResponse::Have(have)) if have == [true])
+                        .then_some(peer)
+                }
+            })
+            .collect();
+        let mut holders = Vec::new();
+        let deadline = tokio::time::sleep(HAVE_TIMEOUT);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = &mut deadline => return holders,
+                answer = answers.next() => match answer {
+                    None => return holders,
+                    Some(None) => {}
+                    Some(Some(holder)) => {
+                        if holders.is_empty() {
+                            deadline.as_mut().reset(tokio::time::Instant::now() + HAVE_GRACE);
+                        }
+                        holders.push(holder);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Members to ask, those with a direct connection first.
+    async fn connected_members(&self) -> Vec<PeerId> {
+        let mut peers: Vec<PeerInfo> = self
+            .mesh
+            .peers()
+            .await
+            .into_iter()
+            .filter(|peer| peer.member.is_some())
+            .collect();
+        peers.sort_by_key(|peer| (!peer.is_direct(), peer.latency));
+        peers.into_iter().map(|peer| peer.peer_id).collect()
+    }
+
+    async fn reach(&self, peer: PeerId) -> Result<Link, ConnectError> {
+        let info = self.connected(peer).await?;
+        if let Some(link) = self.reach_bulk_port(&info).await? {
+            return Ok(link);
+        }
+        self.reach_by_stream(&info).await
+    }
+
+    async fn connected(&self, peer: PeerId) -> Result<PeerInfo, ConnectError> {
+        if let Some(info) = self.find_connected(peer).await {
+            return Ok(info);
+        }
+        let unreachable = |reason: String| ConnectError::Unreachable { peer, reason };
+        let addresses = self
+            .mesh
+            .find_peer(peer)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        let mut tried = Vec::new();
+        for address in addresses {
+            let Ok(address) = address.with_p2p(peer) else {
+                continue;
+            };
+            match self.mesh.connect(address).await {
+                Ok(_) => break,
+                Err(error) => tried.push(error.to_string()),
+            }
+        }
+        self.find_connected(peer).await.ok_or_else(|| {
+            unreachable(match tried.is_empty() {
+                true => "no address of it is known".to_owned(),
+                false => tried.join(", "),
+            })
+        })
+    }
+
+    async fn find_connected(&self, peer: PeerId) -> Option<PeerInfo> {
+        self.mesh
+            .peers()
+            .await
+            .into_iter()
+            .find(|info| info.peer_id == peer)
+    }
+
+    /// `None` where the port is not announced or does not answer.
+    async fn reach_bulk_port(&self, info: &PeerInfo) -> Result<Option<Link>, ConnectError> {
+        let peer = info.peer_id;
+        let now = Instant::now();
+        let paused = {
+            let mut unreachable = self
+                .unreachable
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            unreachable
+                .get(&peer)
+                .is_some_and(|since| now.duration_since(*since) < BULK_PAUSE)
+        };
+        let addresses = bulk_addresses(info);
+        if paused || addresses.is_empty() {
+            return Ok(None);
+        }
+        match self.dialer.dial(peer, &addresses).await {
+            Ok(link) => Ok(Some(link)),
+            Err(refused @ ConnectError::Refused { .. }) => Err(refused),
+            Err(error) => {
+                tracing::debug!(%peer, "blocks take a mesh stream: {error}");
+                self.unreachable
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .put(peer, now);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn reach_by_stream(&self, info: &PeerInfo) -> Result<Link, ConnectError> {
+        let peer = info.peer_id;
+        let member = info.member.as_ref().ok_or_else(|| ConnectError::Refused {
+            peer,
+            reason: "it is no member".to_owned(),
+        })?;
+        let stream = self.mesh.open_stream(peer, BLOCKS_PROTOCOL).await.map_err(
+            |error: OpenStreamError| ConnectError::Unreachable {
+                peer,
+                reason: error.to_string(),
+            },
+        )?;
+        Ok(Link {
+            stream: Box::new(stream.compat()),
+            far_end: far_end(&self.trust, member.as_ref().clone()),
+        })
+    }
+}
+
+/// Where the bulk port may answer: announced addresses as they are; an announced port without an address at every address
+/// that the peer is directly connected from.
+fn bulk_addresses(info: &PeerInfo) -> Vec<String> {
+    let Some(record) = info.record.as_ref().map(|record| record.value()) else {
+        return Vec::new();
+    };
+    let direct = info
+        .connections
+        .iter()
+        .filter(|connection| !connection.relayed);
+    let seen: BTreeSet<IpAddr> = direct
+        .filter_map(|connection| ip_of(&connection.remote_address))
+        .collect();
+    let mut addresses = Vec::new();
+    for announced in &record.bulk_addresses {
+        match announced.parse::<std::net::SocketAddr>() {
+            Ok(socket) if socket.ip().is_unspecified() => {
+                addresses.extend(
+                    seen.iter()
+                        .map(|ip| std::net::SocketAddr::new(*ip, socket.port()).to_string()),
+                );
+            }
+            _ => addresses.push(announced.clone()),
+        }
+    }
+    addresses.dedup();
+    addresses
+}
+
+fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    let text = address.to_string();
+    let mut parts = text.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("ip4" | "ip6"), Some(ip)) => ip.parse().ok(),
+        _ => None,
+    }
+}
+
+impl Providers for MeshPeers {
+    fn find(&self, target: BlockId) -> BoxFuture<'_, Vec<PeerId>> {
+        match target {
+            BlockId::Manifest(document) => self.holders(document).boxed(),
+            BlockId::Chunk(_) => self.connected_members().boxed(),
+        }
+    }
+
+    fn fetched(&self, document: DocumentId) {
+        self.tell(Announcement::Holds(document));
+    }
+}
+
+impl Connector for MeshPeers {
+    fn connect(&self, peer: PeerId) -> BoxFuture<'_, Result<Link, ConnectError>> {
+        self.reach(peer).boxed()
+    }
+}
+
+/// Answers members that ask which documents are here, until the mesh or the node stops.
+pub(crate) async fn answer(
+    store: Store,
+    mut queries: mpsc::Receiver<HaveQuery>,
+    shutdown: CancellationToken,
+) {
+    while let Some(Some(query)) = shutdown.run_until_cancelled(queries.recv()).await {
+        let store = store.clone();
+        let held = tokio::task::spawn_blocking(move || {
+            let holds = |id: &String| {
+                id.parse()
+                    .is_ok_and(|id| matches!(store.document(id), Ok(Some(_))))
+            };
+            let have = query.documents.iter().map(holds).collect();
+            // A member that has gone away needs no answer.
+            let _ = query.answer.send(have);
+        });
+        if held.await.is_err() {
+            tracing::error!("a question about documents could not be answered");
+        }
+    }
+}
+
+/// Keeps the routing table told: at start every document here, then each change.
+pub(crate) async fn announce(
+    store: Store,
+    mesh: Mesh,
+    mut queue: mpsc::Receiver<Announcement>,
+    shutdown: CancellationToken,
+) {
+    let work = async {
+        for document in listed(store).await {
+            provide(&mesh, document).await;
+        }
+        while let Some(announcement) = queue.recv().await {
+            match announcement {
+                Announcement::Holds(document) => provide(&mesh, document).await,
+                Announcement::Dropped(document) => mesh.stop_providing(routing_key(document)).await,
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+}
+
+async fn provide(mesh: &Mesh, document: DocumentId) {
+    if let Err(error) = mesh.provide(routing_key(document)).await {
+        tracing::debug!(%document, "not announced in the routing table: {error}");
+    }
+}
+
+async fn listed(store: Store) -> Vec<DocumentId> {
+    const PAGE: usize = 1000;
+    let walked = tokio::task::spawn_blocking(move || {
+        let mut ids = BTreeMap::new();
+        let mut cursor = None;
+        loop {
+            match store.documents(cursor, PAGE) {
+                Ok(page) => {
+                    ids.extend(page.documents.into_iter().map(|document| (document.id, ())));
+                    cursor = page.next;
+                    if cursor.is_none() {
+                        return ids;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!("cannot list documents to announce them: {error}");
+                    return ids;
+                }
+            }
+        }
+    });
+    walked.await.unwrap_or_default().into_keys().collect()
+}

@@ -1,0 +1,266 @@
+//! Keeps certificate, CA certificates and revocation lists current while the node runs.
+//!
+//! Files are looked at once a second and read again when they change, so a certificate or list that an operator or a
+//! script puts in place takes effect at once; one that cannot be used is refused by name and the old one stays. A list that
+//! came from a peer is kept on disk. A leaf near its end is renewed through a discovery server that issues, or by this
+//! node's own issuer.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use warren_config::Settings;
+use warren_discovery::client::{ServerApi, TimeOuts};
+use warren_identity::{LeafRequest, Trust, UnixTime};
+use warren_telemetry::ComponentHealth;
+
+use crate::ca_folder::CaFolder;
+use crate::files::{self, Overwrite};
+use crate::material::{self, MaterialError};
+
+/// How often files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a failed renewal rests.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Size and time of a file; `None` where it is not there.
+type Stamp = Option<(SystemTime, u64)>;
+
+fn stamp(path: &Path) -> Stamp {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+struct Watched {
+    path: PathBuf,
+    seen: Stamp,
+}
+
+impl Watched {
+    fn new(path: PathBuf) -> Self {
+        let seen = stamp(&path);
+        Self { path, seen }
+    }
+
+    fn changed(&mut self) -> bool {
+        let now = stamp(&self.path);
+        let changed = now.is_some() && now != self.seen;
+        self.seen = now;
+        changed
+    }
+}
+
+/// The keeper's task and what it remembers.
+pub(crate) struct TrustKeeper {
+    trust: Trust,
+    settings: watch::Receiver<Arc<Settings>>,
+    leaf: Watched,
+    roots: Watched,
+    crl: Option<Watched>,
+    learnt: PathBuf,
+    kept_number: u64,
+    health: ComponentHealth,
+    next_renewal: tokio::time::Instant,
+}
+
+impl TrustKeeper {
+    pub(crate) fn new(
+        trust: Trust,
+        settings: watch::Receiver<Arc<Settings>>,
+        health: ComponentHealth,
+    ) -> Self {
+        let now = Arc::clone(&settings.borrow());
+        let security = &now.network.security;
+        Self {
+            leaf: Watched::new(security.tls_cert.clone()),
+            roots: Watched::new(security.ca_cert.clone()),
+            crl: security.crl.clone().map(Watched::new),
+            learnt: material::learnt_crl(&now),
+            kept_number: 0,
+            next_renewal: tokio::time::Instant::now(),
+            trust,
+            settings,
+            health,
+        }
+    }
+
+    /// Runs until the node stops.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(LOOK_INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+            self.follow_settings();
+            self.look();
+            self.keep_lists();
+            self.report();
+            if self.renewal_due() && tokio::time::Instant::now() >= self.next_renewal {
+                self.next_renewal = tokio::time::Instant::now() + RENEWAL_PAUSE;
+                if shutdown.run_until_cancelled(self.renew()).await.is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// A reload may name other files; a file that is new to us counts as changed.
+    fn follow_settings(&mut self) {
+        if !self.settings.has_changed().unwrap_or(false) {
+            return;
+        }
+        let settings = Arc::clone(&self.settings.borrow_and_update());
+        let security = &settings.network.security;
+        for (watched, path) in [
+            (&mut self.leaf, &security.tls_cert),
+            (&mut self.roots, &security.ca_cert),
+        ] {
+            if watched.path != *path {
+                *watched = Watched {
+                    path: path.clone(),
+                    seen: None,
+                };
+            }
+        }
+        if self.crl.as_ref().map(|crl| &crl.path) != security.crl.as_ref() {
+            self.crl = security
+                .crl
+                .clone()
+                .map(|path| Watched { path, seen: None });
+        }
+    }
+
+    /// Reads again what has changed on disk. CA certificates come first: a new leaf may be of a new CA.
+    fn look(&mut self) {
+        let now = UnixTime::now();
+        if self.roots.changed() {
+            let organization = self.trust.organization().clone();
+            let replaced = material::roots(&self.roots.path, organization).and_then(|roots| {
+                let path = self.roots.path.clone();
+                self.trust
+                    .replace_roots(roots, now)
+                    .map_err(|source| MaterialError::Refused {
+                        path,
+                        source: Box::new(source),
+                    })
+            });
+            told(replaced, "CA certificates", &self.roots.path);
+        }
+        if self.leaf.changed() {
+            let path = &self.leaf.path;
+            let replaced = material::leaf(path)
+                .and_then(|leaf| material::replace_leaf(&self.trust, path, leaf, now));
+            told(replaced, "certificate", path);
+        }
+        if let Some(crl) = &mut self.crl
+            && crl.changed()
+        {
+            let merged = material::merge_file(&self.trust, &crl.path).map(drop);
+            told(merged, "revocation list", &crl.path);
+        }
+    }
+
+    /// Writes lists to the storage folder when a newer one has come from anywhere.
+    fn keep_lists(&mut self) {
+        let number = self.trust.revocations().highest_number();
+        if number <= self.kept_number {
+            return;
+        }
+        match material::keep_revocations(&self.trust, &self.learnt) {
+            Ok(()) => self.kept_number = number,
+            Err(error) => {
+                tracing::warn!("revocations are in force but not kept for the next start: {error}")
+            }
+        }
+    }
+
+    fn report(&self) {
+        let now = UnixTime::now();
+        let revocations = self.trust.revocations();
+        let expired = self
+            .trust
+            .own_member()
+            .is_none_or(|member| member.not_after.as_secs() < now.as_secs());
+        if expired {
+            self.health.failing(
+                "the node's certificate has ended: issue a new one with `warren ca issue`",
+            );
+        } else if revocations.stale(now).next().is_some() {
+            self.health.degraded(
+                "a revocation list is past its next update: sign a fresh one with `warren ca crl`",
+            );
+        } else {
+            self.health.ok();
+        }
+    }
+
+    fn renewal_due(&self) -> bool {
+        let now = UnixTime::now();
+        let early = self.settings.borrow().network.security.renew_before;
+        self.trust.renewal_due(now)
+            || self.trust.leaf().is_some_and(|leaf| {
+                let facts = leaf.facts();
+                let lifetime_s = facts
+                    .not_after
+                    .as_secs()
+                    .saturating_sub(facts.not_before.as_secs());
+                // A leaf that lives shorter than the configured margin is not renewed without end.
+                facts.remaining(now) < early.min(Duration::from_secs(lifetime_s / 3))
+            })
+    }
+
+    async fn renew(&self) {
+        let settings = Arc::clone(&self.settings.borrow());
+        let renewed = match &settings.network.security.issuer_dir {
+            Some(folder) => self.renew_here(folder, settings.network.security.issuer_leaf_lifetime),
+            None => self.renew_elsewhere(&settings).await,
+        };
+        match renewed {
+            Ok(()) => tracing::info!("the node's certificate was renewed"),
+            Err(reason) => {
+                tracing::warn!("the node's certificate nears its end and was not renewed: {reason}")
+            }
+        }
+    }
+
+    fn renew_here(&self, folder: &Path, lifetime: Duration) -> Result<(), String> {
+        let leaf = self.trust.leaf().ok_or("the node has no certificate")?;
+        let companion = Some(self.trust.key().companion_key().public_key().to_vec());
+        let request = LeafRequest::renewal_of(&leaf, lifetime, companion);
+        let ca = CaFolder::new(folder, Some(self.trust.organization().clone()));
+        let fresh = ca.issue(&request).map_err(|error| error.to_string())?;
+        self.put_in_place(&fresh.to_pem())
+    }
+
+    async fn renew_elsewhere(&self, settings: &Settings) -> Result<(), String> {
+        let servers = &settings.network.discovery.servers;
+        let api = ServerApi::new(self.trust.clone(), TimeOuts::default())
+            .map_err(|error| error.to_string())?;
+        let mut reason =
+            "no discovery server is configured: issue one with `warren ca issue`".to_owned();
+        for server in servers {
+            let url = server
+                .as_str()
+                .parse()
+                .map_err(|error| format!("{server} is no URL: {error}"))?;
+            match api.renew(&url, &settings.network.node_id).await {
+                Ok(answer) => return self.put_in_place(&answer.leaf_pem),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Err(reason)
+    }
+
+    /// The file is what the next look finds, and what the next start reads.
+    fn put_in_place(&self, pem: &str) -> Result<(), String> {
+        files::write_whole(&self.leaf.path, pem.as_bytes(), 0o644, Overwrite::Replace)
+            .map_err(|error| error.to_string())
+    }
+}
+
+fn told(outcome: Result<(), MaterialError>, what: &str, path: &Path) {
+    match outcome {
+        Ok(()) => tracing::info!("took the new {what} from {}", path.display()),
+        Err(error) => tracing::warn!("the new {what} was not taken, the old one stays: {error}"),
+    }
+}

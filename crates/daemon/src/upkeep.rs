@@ -1,0 +1,154 @@
+//! What a node does by itself from time to time: garbage, retention, traffic samples, looking after its health.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use warren_api::traffic_log::SAMPLE_INTERVAL;
+use warren_api::{ApiState, Control, Held, total_traffic};
+use warren_config::{BootstrapMode, Settings};
+use warren_content::{Store, UnixMillis};
+use warren_mesh::{Mesh, MeshEvent};
+use warren_telemetry::ComponentHealth;
+
+/// How often the store is asked whether it still works.
+const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+fn now() -> UnixMillis {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Starts the recurring work.
+pub(crate) fn spawn(
+    state: &ApiState,
+    control: Arc<dyn Control>,
+    settings: watch::Receiver<Arc<Settings>>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    tasks.spawn(collect(
+        state.store.clone(),
+        control,
+        settings,
+        shutdown.clone(),
+    ));
+    let (state, shutdown) = (state.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        while shutdown
+            .run_until_cancelled(tokio::time::sleep(SAMPLE_INTERVAL))
+            .await
+            .is_some()
+        {
+            state.traffic.record(total_traffic(&state), Instant::now());
+        }
+    });
+}
+
+/// Drops what has outlived its retention and gives back the space of what nothing needs.
+async fn collect(
+    store: Store,
+    control: Arc<dyn Control>,
+    mut settings: watch::Receiver<Arc<Settings>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let interval = settings.borrow_and_update().storage.gc.interval;
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            // A new interval begins now.
+            Ok(()) = settings.changed() => continue,
+            () = tokio::time::sleep(interval) => {}
+        }
+        match store.expire(now()).await {
+            Ok(expired) => {
+                for document in expired {
+                    tracing::info!(%document, "its retention has ended: dropped");
+                    control.announce(document, Held::Gone);
+                }
+            }
+            Err(error) => {
+                tracing::warn!("documents whose retention has ended were not dropped: {error}")
+            }
+        }
+        match store.gc(now()).await {
+            Ok(report) if report.blocks > 0 => tracing::info!(
+                blocks = report.blocks,
+                bytes = report.bytes,
+                "gave back unused space"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("unused space was not given back: {error}"),
+        }
+    }
+}
+
+/// Says in the health report whether the store works.
+pub(crate) async fn watch_store(
+    store: Store,
+    path: PathBuf,
+    health: ComponentHealth,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let (store, path) = (store.clone(), path.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            if store.is_read_only() {
+                return Err(
+                    "it can only be read: make storage.path writable and restart".to_owned(),
+                );
+            }
+            std::fs::metadata(&path)
+                .map_err(|error| format!("{} is gone: {error}", path.display()))?;
+            store.usage().map(drop).map_err(|error| error.to_string())
+        });
+        match looked.await {
+            Ok(Ok(())) => health.ok(),
+            Ok(Err(reason)) => health.failing(reason),
+            Err(_) => health.failing("looking at the store broke off"),
+        }
+        if shutdown
+            .run_until_cancelled(tokio::time::sleep(STORE_LOOK_INTERVAL))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+/// Says in the health report whether the node has joined. Only one that must join others waits for a peer.
+pub(crate) async fn watch_peers(
+    mesh: Mesh,
+    mode: BootstrapMode,
+    health: ComponentHealth,
+    shutdown: CancellationToken,
+) {
+    if mode != BootstrapMode::Client {
+        health.ok();
+        return;
+    }
+    let mut events = mesh.subscribe();
+    loop {
+        if mesh.peers().await.is_empty() {
+            health.failing("no peer is connected yet: bootstrap peers and discovery servers are tried again and again");
+        } else {
+            health.ok();
+        }
+        loop {
+            match shutdown.run_until_cancelled(events.recv()).await {
+                None | Some(Err(broadcast::error::RecvError::Closed)) => return,
+                Some(
+                    Ok(MeshEvent::PeerConnected { .. } | MeshEvent::PeerDisconnected { .. })
+                    | Err(broadcast::error::RecvError::Lagged(_)),
+                ) => break,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+}
