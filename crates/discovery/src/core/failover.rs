@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A round asks the servers one after another, beginning with the one that answered last. When none answers, the next round
-//! starts after `retry_interval`, with the first server. Every `refresh_interval` the order begins anew with the first configured server, so that
+//! starts after `retry_interval`, with the first server; the first such round comes after a tenth of it, so that one lost
+//! heartbeat does not cost a registration that lives for three. Every `refresh_interval` the order begins anew with the first configured server, so that
 //! after an outage all nodes gather at the same server again: servers with registries of their own would otherwise split
 //! their clients for ever.
 //!
@@ -104,6 +105,8 @@ pub struct Failover {
     current: usize,
     /// Servers that failed in this round.
     failed_in_round: usize,
+    /// Whether the last round failed as well, with nothing achieved since.
+    failing: bool,
     not_before: Duration,
     next_bootstrap: Duration,
     next_heartbeat: Duration,
@@ -127,6 +130,7 @@ impl Failover {
             servers: servers.max(1),
             current: 0,
             failed_in_round: 0,
+            failing: false,
             not_before: Duration::ZERO,
             next_bootstrap: Duration::ZERO,
             next_heartbeat: Duration::ZERO,
@@ -206,6 +210,8 @@ impl Failover {
             return;
         };
         self.failed_in_round = 0;
+        // A server that gives the list but refuses to register the node is not asked more often for it.
+        self.failing &= self.announcing && matches!(action, Action::Bootstrap { .. });
         match action {
             Action::Bootstrap { .. } => {
                 self.bootstrapped = true;
@@ -255,6 +261,9 @@ impl Failover {
         // Ask for peers too when a server answers again: the list the node holds is old by then.
         self.next_bootstrap = Duration::ZERO;
         let mut wait = self.spread(self.timing.retry_interval);
+        if !std::mem::replace(&mut self.failing, true) {
+            wait /= 10;
+        }
         if let Failure::Throttled(after) = failure {
             wait = wait.max(after);
         }
@@ -393,7 +402,42 @@ mod tests {
         assert_eq!(log[0].1, Action::Bootstrap { server: 0 });
         assert_eq!(log[1].1, Action::Bootstrap { server: 1 });
         let rounds = log.len() / 2;
-        assert!((10..=12).contains(&rounds), "{rounds} rounds in 600 s");
+        assert!((10..=13).contains(&rounds), "{rounds} rounds in 600 s");
+    }
+
+    #[test]
+    fn given_one_lost_heartbeat_then_the_node_is_heard_of_again_before_it_expires() {
+        let mut client = client(1);
+        let lost = secs(105)..secs(117);
+        let log = run(&mut client, secs(300), |_, now| !lost.contains(&now));
+        let heard: Vec<_> = log
+            .iter()
+            .map(|(at, _)| *at)
+            .filter(|at| !lost.contains(at))
+            .collect();
+        for pair in heard.windows(2) {
+            assert!(pair[1] - pair[0] < secs(90), "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn given_a_server_that_refuses_to_register_then_it_is_asked_once_per_retry_interval() {
+        let mut client = client(1);
+        let (mut now, mut registrations) = (secs(0), 0);
+        while now < secs(600) {
+            match client.poll(now) {
+                Some(Action::Register { .. }) => {
+                    registrations += 1;
+                    client.handle_failure(Failure::Refused, now);
+                }
+                Some(_) => client.handle_success(now),
+                None => now = client.poll_timeout().unwrap(),
+            }
+        }
+        assert!(
+            (10..=13).contains(&registrations),
+            "{registrations} in 600 s"
+        );
     }
 
     #[test]
