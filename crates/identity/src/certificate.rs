@@ -427,7 +427,7 @@ pub fn decode_chain(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'stat
 }
 
 /// The certificates of a PEM text in order; other blocks are skipped. The error is the number of the broken block.
-pub(crate) fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>, usize> {
+pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>, usize> {
     let begun = text.matches("-----BEGIN CERTIFICATE-----").count();
     let blocks = pem::parse_many(text).map_err(|_| begun.max(1))?;
     let certificates: Vec<_> = blocks

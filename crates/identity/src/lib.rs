@@ -30,7 +30,8 @@ pub use authority::{
 pub use capability::{Capabilities, Capability, CapabilityError};
 pub use certificate::{
     CAPABILITIES_OID, CertificateFacts, Leaf, LeafError, MAX_CERTIFICATE_BYTES,
-    MAX_CHAIN_CERTIFICATES, RENEW_BEFORE, SpiffeId, SubjectKey, decode_chain, encode_chain,
+    MAX_CHAIN_CERTIFICATES, RENEW_BEFORE, SpiffeId, SubjectKey, certificates_from_pem,
+    decode_chain, encode_chain,
 };
 pub use csr::{Csr, CsrError};
 pub use key::{

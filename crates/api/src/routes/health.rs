@@ -8,11 +8,11 @@ use warren_telemetry::{Health, HealthReport, Metrics, OPENMETRICS_CONTENT_TYPE};
 
 /// What the open routes need: not more, so that the monitoring listener can give not more.
 #[derive(Clone)]
-pub struct Monitored {
+pub(crate) struct Monitored {
     /// Which parts work.
-    pub health: Health,
+    pub(crate) health: Health,
     /// What is counted.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 fn answer(report: HealthReport) -> Response {
