@@ -254,7 +254,10 @@ fn gossip_seeds(party: &Party) -> Seeds {
         record: party.record.clone(),
     };
     let messages = [
-        ("announcement", MeshMessage::Announcement(announcement)),
+        (
+            "announcement",
+            MeshMessage::Announcement(Box::new(announcement)),
+        ),
         (
             "revocations",
             MeshMessage::Revocations(vec![0x30, 0x03, 0x02, 0x01, 0x05]),

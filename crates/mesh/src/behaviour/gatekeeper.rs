@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm, dummy,
@@ -24,10 +26,20 @@ use crate::gate::Gate;
 #[error("peer {0} has not proven membership")]
 struct NotAdmitted(PeerId);
 
+/// Connections one address may have in the making: a whole site may come back at once behind one
+/// address, but no one address may take all the places there are.
+const MAX_PENDING_PER_ADDRESS: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0} has {MAX_PENDING_PER_ADDRESS} connections in the making already")]
+struct TooManyPending(IpAddr);
+
 pub(crate) struct Gatekeeper {
     gate: Arc<Gate>,
     /// Connections of members that were booked in.
     booked: BTreeMap<ConnectionId, PeerId>,
+    /// Inbound connections in the making, by where they come from; relayed ones have no address.
+    pending: BTreeMap<ConnectionId, IpAddr>,
 }
 
 impl Gatekeeper {
@@ -35,6 +47,7 @@ impl Gatekeeper {
         Self {
             gate,
             booked: BTreeMap::new(),
+            pending: BTreeMap::new(),
         }
     }
 
@@ -74,6 +87,22 @@ impl NetworkBehaviour for Gatekeeper {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let Some(ip) = ip_of(remote) else {
+            return Ok(());
+        };
+        if self.pending.values().filter(|of| **of == ip).count() >= MAX_PENDING_PER_ADDRESS {
+            return Err(ConnectionDenied::new(TooManyPending(ip)));
+        }
+        self.pending.insert(id, ip);
+        Ok(())
+    }
+
     fn handle_established_inbound_connection(
         &mut self,
         id: ConnectionId,
@@ -81,6 +110,7 @@ impl NetworkBehaviour for Gatekeeper {
         _: &Multiaddr,
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.pending.remove(&id);
         self.book(id, peer)
     }
 
@@ -104,7 +134,10 @@ impl NetworkBehaviour for Gatekeeper {
                 }
             }
             FromSwarm::DialFailure(event) => self.cancel(event.connection_id),
-            FromSwarm::ListenFailure(event) => self.cancel(event.connection_id),
+            FromSwarm::ListenFailure(event) => {
+                self.pending.remove(&event.connection_id);
+                self.cancel(event.connection_id);
+            }
             _ => {}
         }
     }
@@ -120,5 +153,13 @@ impl NetworkBehaviour for Gatekeeper {
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         Poll::Pending
+    }
+}
+
+fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
     }
 }

@@ -73,10 +73,6 @@ pub(crate) struct Behaviour {
 
 /// What the swarm task hears of it.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one event at a time lives on the stack of the swarm task"
-)]
 pub(crate) enum Event {
     Identify(identify::Event),
     Ping(ping::Event),

@@ -332,3 +332,237 @@ fn encode(message: &Message) -> Vec<u8> {
     // Plain owned data always encodes; an empty message would be refused as malformed.
     postcard::to_stdvec(message).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use warren_identity::{
+        CaRequest, Capabilities, CertificateAuthority, CertificateDer, LeafRequest, NodeKey,
+        OrganizationId, Serial, Trust, UnixTime, WildcardNames,
+    };
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000));
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    struct Party {
+        trust: Trust,
+        presented: Presented,
+    }
+
+    impl Party {
+        fn verify(&self, chain: &[Vec<u8>]) -> Result<Member, Refusal> {
+            let chain: Vec<_> = chain
+                .iter()
+                .map(|der| CertificateDer::from(der.as_slice()))
+                .collect();
+            self.trust.verify(&chain, NOW)
+        }
+
+        fn exchange(&self, side: Side, with: &Self) -> Exchange {
+            Exchange::new(side, with.trust.peer_id(), self.presented.clone())
+        }
+
+        fn take(&self, exchange: &mut Exchange, bytes: &[u8]) -> Step {
+            exchange.handle_message(bytes, &|chain| self.verify(chain))
+        }
+    }
+
+    fn authority() -> CertificateAuthority {
+        let request = CaRequest {
+            organization: OrganizationId::new("org_acme").unwrap(),
+            key_material: zeroize::Zeroizing::new([1; 32]),
+            serial: Serial::from_random([1; 16]),
+            validity: YEAR * 2,
+        };
+        CertificateAuthority::create(&request, NOW).unwrap()
+    }
+
+    fn party(ca: &CertificateAuthority, seed: u8) -> Party {
+        let key = NodeKey::from_seed([seed; 32]);
+        let request = LeafRequest {
+            peer_id: key.peer_id(),
+            name: "node".into(),
+            dns: Vec::new(),
+            ip: Vec::new(),
+            capabilities: Capabilities::none(),
+            validity: YEAR,
+            companion_key: None,
+            wildcards: WildcardNames::Refuse,
+        };
+        let leaf = ca
+            .issue(&request, NOW, Serial::from_random([seed; 16]))
+            .unwrap();
+        let trust = Trust::new(key, ca.roots().clone());
+        trust.replace_leaf(leaf, NOW).unwrap();
+        let record = NodeRecord {
+            peer_id: trust.peer_id(),
+            organization: trust.organization().clone(),
+            name: "node".into(),
+            region: None,
+            roles: Vec::new(),
+            addresses: Vec::new(),
+            bulk_addresses: Vec::new(),
+            sequence: 1,
+            issued_at_unix_s: NOW.as_secs(),
+        };
+        let presented = Presented {
+            chain: trust.chain().iter().map(|der| der.to_vec()).collect(),
+            revocations: vec![([7; 32], 3)],
+            record: Signed::sign(record, trust.key()).unwrap(),
+        };
+        Party { trust, presented }
+    }
+
+    fn sent(step: Step) -> Vec<u8> {
+        match step {
+            Step::Send(bytes) | Step::SendAndAdmit(bytes, _) => bytes,
+            other => panic!("nothing is sent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn given_two_members_when_they_talk_then_each_admits_the_other_with_its_record() {
+        let ca = authority();
+        let (a, b) = (party(&ca, 2), party(&ca, 3));
+        let (mut dialler, mut listener) = (
+            a.exchange(Side::Dialler, &b),
+            b.exchange(Side::Listener, &a),
+        );
+        assert!(listener.opening().is_none());
+        let welcome = sent(b.take(&mut listener, &dialler.opening().unwrap()));
+        let Step::SendAndAdmit(accept, of_b) = a.take(&mut dialler, &welcome) else {
+            panic!("the dialler does not admit");
+        };
+        let Step::Admit(of_a) = b.take(&mut listener, &accept) else {
+            panic!("the listener does not admit");
+        };
+        assert_eq!(of_b.member.peer_id, b.trust.peer_id());
+        assert_eq!(of_a.member.peer_id, a.trust.peer_id());
+        assert_eq!(of_a.revocations, [([7; 32], 3)]);
+    }
+
+    #[test]
+    fn given_a_chain_that_belongs_to_another_node_when_presented_then_it_is_refused() {
+        let ca = authority();
+        let (a, b, thief) = (party(&ca, 2), party(&ca, 3), party(&ca, 4));
+        // The thief's channel, with a member's certificate.
+        let stolen = Exchange::new(Side::Dialler, b.trust.peer_id(), a.presented.clone());
+        let mut listener = b.exchange(Side::Listener, &thief);
+        let step = b.take(&mut listener, &stolen.opening().unwrap());
+        let Step::Refuse(Some(reply), error) = step else {
+            panic!("not refused: {step:?}");
+        };
+        assert_eq!(error, AdmissionError::OtherNode(a.trust.peer_id()));
+        assert!(reply.len() <= 2, "a refusal says a code and no more");
+    }
+
+    #[test]
+    fn given_a_record_of_another_member_when_presented_then_it_is_refused() {
+        let ca = authority();
+        let (mut a, b, c) = (party(&ca, 2), party(&ca, 3), party(&ca, 4));
+        a.presented.record = c.presented.record;
+        let (mut dialler, mut listener) = (
+            a.exchange(Side::Dialler, &b),
+            b.exchange(Side::Listener, &a),
+        );
+        let welcome = sent(b.take(&mut listener, &dialler.opening().unwrap()));
+        let accept = sent(a.take(&mut dialler, &welcome));
+        let step = b.take(&mut listener, &accept);
+        assert!(
+            matches!(step, Step::Refuse(_, AdmissionError::Record(_))),
+            "{step:?}"
+        );
+    }
+
+    #[test]
+    fn given_a_message_out_of_turn_when_received_then_it_is_refused() {
+        let ca = authority();
+        let (a, b) = (party(&ca, 2), party(&ca, 3));
+        let accept = encode(&Message::Accept(a.presented.record.clone()));
+        let step = b.take(&mut b.exchange(Side::Listener, &a), &accept);
+        assert!(
+            matches!(step, Step::Refuse(_, AdmissionError::Malformed(_))),
+            "{step:?}"
+        );
+        let mut dialler = a.exchange(Side::Dialler, &b);
+        let hello = b.exchange(Side::Dialler, &a).opening().unwrap();
+        let step = a.take(&mut dialler, &hello);
+        assert!(
+            matches!(step, Step::Refuse(_, AdmissionError::Malformed(_))),
+            "{step:?}"
+        );
+    }
+
+    #[test]
+    fn given_another_version_when_received_then_it_is_refused_by_number() {
+        let ca = authority();
+        let (a, b) = (party(&ca, 2), party(&ca, 3));
+        let hello = Hello {
+            version: 2,
+            chain: a.presented.chain.clone(),
+            revocations: Vec::new(),
+        };
+        let step = b.take(
+            &mut b.exchange(Side::Listener, &a),
+            &encode(&Message::Hello(hello)),
+        );
+        assert!(
+            matches!(step, Step::Refuse(Some(_), AdmissionError::Version(2))),
+            "{step:?}"
+        );
+    }
+
+    #[test]
+    fn given_a_refusal_when_received_then_its_code_is_told_and_nothing_answered() {
+        let ca = authority();
+        let (a, b) = (party(&ca, 2), party(&ca, 3));
+        let refusal = encode(&Message::Refused(RefusalCode::Revoked));
+        let step = a.take(&mut a.exchange(Side::Dialler, &b), &refusal);
+        assert!(
+            matches!(
+                step,
+                Step::Refuse(None, AdmissionError::RefusedUs(RefusalCode::Revoked))
+            ),
+            "{step:?}"
+        );
+    }
+
+    proptest! {
+        // proptest prints the seed of a failure and keeps it.
+        #[test]
+        fn given_any_bytes_when_received_then_the_listener_refuses_with_a_short_code(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2_048),
+        ) {
+            let ca = authority();
+            let (a, b) = (party(&ca, 2), party(&ca, 3));
+            let step = b.take(&mut b.exchange(Side::Listener, &a), &bytes);
+            let Step::Refuse(reply, _) = step else {
+                return Err(TestCaseError::fail("random bytes were not refused"));
+            };
+            prop_assert!(reply.is_none_or(|reply| reply.len() <= 2));
+        }
+
+        #[test]
+        fn given_a_proof_with_one_byte_changed_when_received_then_no_other_member_comes_of_it(
+            at in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let ca = authority();
+            let (a, b) = (party(&ca, 2), party(&ca, 3));
+            let mut hello = a.exchange(Side::Dialler, &b).opening().unwrap();
+            let at = at.index(hello.len());
+            hello[at] ^= flip;
+            match b.take(&mut b.exchange(Side::Listener, &a), &hello) {
+                // The numbers of the revocation lists are the one part that nothing vouches for.
+                Step::Send(_) => prop_assert!(hello.len() - at <= 36),
+                Step::Refuse(..) => {}
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+    }
+}

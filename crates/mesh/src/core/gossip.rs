@@ -24,7 +24,7 @@ pub(crate) fn topic(organization: &OrganizationId) -> String {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum MeshMessage {
     /// A member's record, with the certificates that prove whose it is.
-    Announcement(Announcement),
+    Announcement(Box<Announcement>),
     /// A revocation list, DER.
     Revocations(Vec<u8>),
     /// Lists too long to be gossiped, by number.

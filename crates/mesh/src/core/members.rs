@@ -54,6 +54,9 @@ pub(crate) enum Standing {
     Stranger,
 }
 
+/// A member's certificates and its record.
+pub(crate) type Proof = (Arc<[Vec<u8>]>, Arc<Signed<NodeRecord>>);
+
 /// The first connection to a peer, or one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -278,7 +281,7 @@ impl MemberTable {
     }
 
     /// Members known, with what proves them, for a peer that asks; at most `limit`.
-    pub(crate) fn proofs(&self, limit: usize) -> Vec<(Arc<[Vec<u8>]>, Arc<Signed<NodeRecord>>)> {
+    pub(crate) fn proofs(&self, limit: usize) -> Vec<Proof> {
         self.known
             .values()
             .take(limit)
@@ -366,5 +369,150 @@ fn reason_of(refusal: &Refusal) -> DisconnectReason {
         Refusal::Expired { .. } | Refusal::IssuerExpired { .. } => DisconnectReason::Expired,
         Refusal::Revoked { .. } | Refusal::PeerRevoked(_) => DisconnectReason::Revoked,
         _ => DisconnectReason::Untrusted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use warren_identity::{Capabilities, NodeKey, OrganizationId, UnixTime};
+
+    use super::*;
+
+    fn admitted(seed: u8, sequence: u64) -> Admitted {
+        let key = NodeKey::from_seed([seed; 32]);
+        let organization = OrganizationId::new("org_acme").unwrap();
+        let member = Member {
+            organization: organization.clone(),
+            peer_id: key.peer_id(),
+            name: "node".into(),
+            capabilities: Capabilities::none(),
+            not_after: UnixTime::since_unix_epoch(Duration::from_secs(1_000 * u64::from(seed))),
+            serial: vec![seed],
+            issuer: [0; 32],
+        };
+        let record = NodeRecord {
+            peer_id: key.peer_id(),
+            organization,
+            name: "node".into(),
+            region: None,
+            roles: Vec::new(),
+            addresses: vec![format!("/ip4/10.0.0.{seed}/tcp/4001")],
+            bulk_addresses: Vec::new(),
+            sequence,
+            issued_at_unix_s: 0,
+        };
+        Admitted {
+            member: Arc::new(member),
+            record: Arc::new(Signed::sign(record, &key).unwrap()),
+            chain: Arc::from([vec![seed]]),
+            revocations: Vec::new(),
+        }
+    }
+
+    fn connection() -> ConnectionInfo {
+        ConnectionInfo {
+            remote_address: "/ip4/10.0.0.9/tcp/4001".parse().unwrap(),
+            outbound: true,
+            relayed: false,
+        }
+    }
+
+    fn open(table: &mut MemberTable, seed: u8, id: usize) -> PeerId {
+        let admitted = admitted(seed, 1);
+        let peer = admitted.member.peer_id;
+        let standing = Standing::Proven(Box::new(admitted));
+        let id = ConnectionId::new_unchecked(id);
+        table.opened(peer, id, connection(), standing, SystemTime::UNIX_EPOCH);
+        peer
+    }
+
+    #[test]
+    fn given_two_connections_when_one_closes_then_the_peer_stays_until_the_other_does() {
+        let mut table = MemberTable::default();
+        let peer = open(&mut table, 1, 1);
+        open(&mut table, 1, 2);
+        assert_eq!(table.closed(&peer, ConnectionId::new_unchecked(1)), None);
+        assert!(table.is_member(&peer));
+        let last = table.closed(&peer, ConnectionId::new_unchecked(2));
+        assert_eq!(last, Some(DisconnectReason::Remote));
+        assert!(!table.is_connected(&peer));
+        assert_eq!(table.members().len(), 1, "it is still known");
+    }
+
+    #[test]
+    fn given_a_session_we_end_when_it_closes_then_our_first_reason_is_told() {
+        let mut table = MemberTable::default();
+        let peer = open(&mut table, 1, 1);
+        assert!(table.ending(&peer, DisconnectReason::Revoked));
+        assert!(table.ending(&peer, DisconnectReason::Expired));
+        let told = table.closed(&peer, ConnectionId::new_unchecked(1));
+        assert_eq!(told, Some(DisconnectReason::Revoked));
+        assert!(!table.ending(&peer, DisconnectReason::Revoked));
+    }
+
+    #[test]
+    fn given_a_recheck_when_some_fail_then_connected_ones_are_named_once_and_others_forgotten() {
+        let mut table = MemberTable::default();
+        let peer = open(&mut table, 1, 1);
+        let away = admitted(2, 1);
+        table.insert(away.member, away.chain, away.record);
+        let fail = |_: &Member| Err(Refusal::PeerRevoked(PeerId::random()));
+        let ended = table.recheck(fail);
+        assert_eq!(ended.len(), 1);
+        assert_eq!(
+            (ended[0].0, &ended[0].1),
+            (peer, &DisconnectReason::Revoked)
+        );
+        assert_eq!(table.members().len(), 1);
+        table.ending(&peer, DisconnectReason::Revoked);
+        assert!(table.recheck(fail).is_empty());
+    }
+
+    #[test]
+    fn given_an_older_or_equal_record_when_inserted_then_the_newer_one_stays() {
+        let mut table = MemberTable::default();
+        for (sequence, taken) in [(5, true), (5, false), (4, false), (6, true)] {
+            let a = admitted(1, sequence);
+            assert_eq!(
+                table.insert(a.member, a.chain, a.record),
+                taken,
+                "sequence {sequence}"
+            );
+        }
+        let record = table.members()[0].record.clone().unwrap();
+        assert_eq!(record.value().sequence, 6);
+    }
+
+    #[test]
+    fn given_a_stranger_when_connected_then_it_is_no_member_and_has_no_record() {
+        let mut table = MemberTable::default();
+        let peer = PeerId::random();
+        let id = ConnectionId::new_unchecked(1);
+        table.opened(
+            peer,
+            id,
+            connection(),
+            Standing::Stranger,
+            SystemTime::UNIX_EPOCH,
+        );
+        assert!(table.is_connected(&peer) && !table.is_member(&peer));
+        assert!(table.peers()[0].member.is_none());
+        assert_eq!(table.connected_members().count(), 0);
+    }
+
+    #[test]
+    fn given_a_talkative_identity_when_kept_then_it_is_cut_to_size() {
+        let mut table = MemberTable::default();
+        let peer = open(&mut table, 1, 1);
+        let identity = Identity {
+            agent: "a".repeat(10_000),
+            protocols: vec!["/p".into(); 1_000],
+            addresses: vec!["/ip4/1.1.1.1/tcp/1".parse().unwrap(); 1_000],
+        };
+        table.identified(&peer, identity);
+        let info = &table.peers()[0];
+        assert_eq!(info.agent.as_ref().unwrap().len(), MAX_IDENTIFY_ENTRIES);
+        assert_eq!(info.protocols.len(), MAX_IDENTIFY_ENTRIES);
     }
 }

@@ -208,7 +208,7 @@ impl Node {
                 }
             }
             other => {
-                tracing::debug!(%address, error = %other, "an inbound connection was not taken")
+                tracing::debug!(%address, error = %other, "an inbound connection was not taken");
             }
         }
     }

@@ -103,7 +103,7 @@ impl Node {
             chain: self.gate.chain(),
             record: self.gate.record(),
         };
-        self.say(&MeshMessage::Announcement(announcement));
+        self.say(&MeshMessage::Announcement(Box::new(announcement)));
     }
 
     fn say(&mut self, message: &MeshMessage) {
@@ -182,7 +182,7 @@ impl Node {
                 if source != Some(announcement.record.value().peer_id) {
                     return Verdict::Reject;
                 }
-                self.believe(announcement)
+                self.believe(*announcement)
             }
             Some(MeshMessage::Revocations(der)) => {
                 let merged = self.gate.trust.merge_revocations(&der);

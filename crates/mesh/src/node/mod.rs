@@ -117,7 +117,7 @@ impl Node {
         inbox: mpsc::Receiver<Command>,
         events: broadcast::Sender<MeshEvent>,
         queries: mpsc::Sender<HaveQuery>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Box<Self>, StartError> {
         own_membership(&trust)?;
         let (changed, trust_changed) = watch::channel(trust.generation());
         trust.on_change(move |generation| {
@@ -146,7 +146,7 @@ impl Node {
             keypair.public().to_peer_id(),
             swarm_config,
         );
-        let mut node = Self {
+        let mut node = Box::new(Self {
             swarm,
             metrics,
             table: MemberTable::default(),
@@ -172,7 +172,7 @@ impl Node {
             queries,
             trust_changed,
             shutdown: None,
-        };
+        });
         node.subscribe_topics()?;
         node.listen_everywhere().await?;
         node.plan_bootstrap(Instant::now());
@@ -188,7 +188,7 @@ impl Node {
     }
 
     /// Runs until a handle asks to stop or the last handle is gone.
-    pub(crate) async fn run(mut self) {
+    pub(crate) async fn run(mut self: Box<Self>) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.shutdown.is_none() {
@@ -286,7 +286,7 @@ impl Node {
     }
 
     /// Closes every connection in order, then lets go of the swarm and all its tasks.
-    async fn close(mut self) {
+    async fn close(mut self: Box<Self>) {
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
             let _ = self.swarm.disconnect_peer_id(peer);
@@ -304,7 +304,7 @@ impl Node {
         }
         let Self {
             swarm, shutdown, ..
-        } = self;
+        } = *self;
         drop(swarm);
         if let Some(done) = shutdown {
             let _ = done.send(());

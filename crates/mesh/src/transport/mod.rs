@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use either::Either;
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::dummy::DummyTransport;
 use libp2p::core::transport::timeout::TransportTimeout;
 use libp2p::core::transport::{Boxed, OrTransport};
 use libp2p::core::upgrade::Version;
@@ -119,7 +120,15 @@ fn either(first: Boxed<Output>, second: Boxed<Output>) -> Boxed<Output> {
         .boxed()
 }
 
+/// Names are resolved as the system does. A machine that names no server (no `/etc/resolv.conf`)
+/// still resolves what its hosts file has; nobody is asked whom the operator did not name.
 fn with_dns<T>(inner: T) -> Result<dns::tokio::Transport<T>, StartError> {
+    // `system` keeps the inner transport when it fails, so another one goes first.
+    if let Err(error) = dns::tokio::Transport::system(DummyTransport::<()>::new()) {
+        tracing::warn!("no name server is configured ({error}); only the hosts file is used");
+        let (config, options) = (dns::ResolverConfig::default(), dns::ResolverOpts::default());
+        return Ok(dns::tokio::Transport::custom(inner, config, options));
+    }
     dns::tokio::Transport::system(inner).map_err(|error| setup("name resolution", &error))
 }
 
