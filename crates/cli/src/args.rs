@@ -226,7 +226,7 @@ pub(crate) enum CaCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "subject", required = true, multiple = false, args = ["key", "csr", "peer"])]
+#[command(group = clap::ArgGroup::new("subject").required(true).args(["key", "csr", "peer"]))]
 pub(crate) struct IssueArgs {
     /// Folder of the CA
     #[arg(long, value_name = "DIR")]
