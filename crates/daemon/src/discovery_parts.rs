@@ -22,7 +22,8 @@ use warren_discovery::server::{
 use warren_discovery::wire::PeerEntry;
 use warren_identity::join::JoinError;
 use warren_identity::{
-    IssuanceLedger, NodeRecord, OrganizationId, Revocations, Roots, Signed, Trust,
+    CertificateFacts, IssuanceLedger, NodeRecord, OrganizationId, Revocations, Roots, Signed,
+    Trust, certificates_from_pem,
 };
 use warren_mesh::{Mesh, MeshEvent, Multiaddr, NodeDescription};
 use warren_telemetry::{ComponentHealth, Metrics};
@@ -133,27 +134,25 @@ fn guests(settings: &Settings, trust: &Trust) -> anyhow::Result<Vec<Guest>> {
         path,
         "correct discovery.server.auth.ca_cert",
     )?;
-    let as_ours = Roots::from_pem(trust.organization().clone(), &text)
-        .with_context(|| format!("{} cannot be used", path.display()))?;
-    let ours: BTreeSet<[u8; 32]> = trust
-        .roots()
-        .certificates()
-        .iter()
-        .map(|root| root.fingerprint())
-        .collect();
+    let certificates = certificates_from_pem(&text)
+        .map_err(|index| anyhow!("{}: certificate {index} is cut short", path.display()))?;
+    let ours = trust.roots();
     let mut guests = Vec::new();
-    for root in as_ours.certificates() {
-        if ours.contains(&root.fingerprint()) {
+    for der in certificates {
+        if ours.certificates().iter().any(|root| *root.der() == der) {
             continue;
         }
-        let organization = root.facts().organization_of_ca().ok_or_else(|| {
+        let facts = CertificateFacts::parse(&der)
+            .map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
+        let organization = facts.organization_of_ca().ok_or_else(|| {
             anyhow!(
                 "{}: the CA `{}` names no organisation, so its members cannot be told apart",
                 path.display(),
-                root.facts().subject
+                facts.subject
             )
         })?;
-        let roots = Roots::new(organization, [root.der().clone()])?;
+        let roots = Roots::new(organization, [der])
+            .with_context(|| format!("{} cannot be used", path.display()))?;
         guests.push(Guest {
             roots,
             revocations: Revocations::none(),

@@ -20,8 +20,8 @@ use support::{
 };
 use warren_identity::join::{JoinSecret, JoinToken};
 use warren_identity::tls::{
-    ClientCertificates, ExpectedPeer, TlsError, https_client, https_server, join_client,
-    member_from_tls, node_client, node_server, refusal_of,
+    ClientCertificates, ExpectedPeer, TlsError, https_client, https_client_of, https_server,
+    join_client, member_from_tls, node_client, node_server, refusal_of,
 };
 use warren_identity::{
     Capabilities, Capability, CertificateAuthority, CertificateFacts, HttpsIdentity,
@@ -255,6 +255,24 @@ fn given_an_https_server_when_dialled_by_name_then_only_names_of_its_leaf_are_ac
         };
         assert_eq!(reason, rustls::CertificateError::NotValidForName, "{bad}");
     }
+}
+
+#[test]
+fn given_a_server_dialled_by_another_name_when_its_leaf_has_the_capability_then_it_is_accepted_all_the_same()
+ {
+    let dial = client(https_client_of(&trust(1), Capability::Discovery, ALPN));
+    let listen = |trust: &Trust| server(https_server(trust, ClientCertificates::None, ALPN));
+    handshake(&dial, &listen(&trust(2)), "192.0.2.7").unwrap();
+
+    let plain = Trust::new(key(3), ca().roots().clone());
+    let storage_only = LeafRequest {
+        capabilities: Capabilities::parse(["storage"]).unwrap(),
+        ..request(3)
+    };
+    plain
+        .replace_leaf(ca().issue(&storage_only, now(), serial(3)).unwrap(), now())
+        .unwrap();
+    assert!(handshake(&dial, &listen(&plain), "192.0.2.7").is_err());
 }
 
 #[test]

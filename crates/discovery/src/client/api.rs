@@ -12,9 +12,9 @@ use reqwest::{Client, Method, Url, header, redirect};
 use rustls::ClientConfig as TlsConfig;
 use serde::{Serialize, de::DeserializeOwned};
 use warren_identity::{
-    Csr, NodeRecord, Signed, Trust,
+    Capability, Csr, NodeRecord, Signed, Trust,
     join::{JoinGrant, JoinResponse, RenewRequest},
-    tls::{https_client, refusal_of},
+    tls::{https_client_of, refusal_of},
 };
 
 use super::StartError;
@@ -110,8 +110,11 @@ impl ServerApi {
     /// # Errors
     /// [`StartError::Tls`] and [`StartError::Http`].
     pub fn new(trust: Trust, time_outs: TimeOuts) -> Result<Self, StartError> {
-        let http = http_client(https_client(&trust, &ALPN)?, time_outs)
-            .map_err(|error| StartError::Http(error.to_string()))?;
+        let http = http_client(
+            https_client_of(&trust, Capability::Discovery, &ALPN)?,
+            time_outs,
+        )
+        .map_err(|error| StartError::Http(error.to_string()))?;
         Ok(Self {
             http,
             trust,

@@ -72,16 +72,34 @@ pub fn node_client(
 /// # Errors
 /// [`TlsError::Rustls`].
 pub fn https_client(trust: &Trust, alpn: &[&[u8]]) -> Result<ClientConfig, TlsError> {
+    by_name(trust, None, alpn)
+}
+
+/// As [`https_client`], and besides it takes a member whose leaf carries `capability`, under whatever name or address it
+/// was dialled: what the CA says of a server is more than a name.
+///
+/// # Errors
+/// [`TlsError::Rustls`].
+pub fn https_client_of(
+    trust: &Trust,
+    capability: Capability,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    by_name(trust, Some(capability), alpn)
+}
+
+fn by_name(
+    trust: &Trust,
+    or_member: Option<Capability>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
     let versions: &[&SupportedProtocolVersion] =
         &[&rustls::version::TLS13, &rustls::version::TLS12];
-    build(
-        ServerRule::Name {
-            trust: trust.clone(),
-        },
-        Some(trust),
-        versions,
-        alpn,
-    )
+    let rule = ServerRule::Name {
+        trust: trust.clone(),
+        or_member,
+    };
+    build(rule, Some(trust), versions, alpn)
 }
 
 /// A client that knows no more than a join token: the server's chain must contain the pinned CA and its leaf be that

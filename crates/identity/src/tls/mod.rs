@@ -23,7 +23,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-pub use client::{ExpectedPeer, https_client, join_client, node_client};
+pub use client::{ExpectedPeer, https_client, https_client_of, join_client, node_client};
 pub use server::{ClientCertificates, https_server, node_server};
 
 use crate::trust::Trust;

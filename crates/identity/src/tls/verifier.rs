@@ -82,8 +82,12 @@ pub(super) enum ServerRule {
         trust: Trust,
         expected: ExpectedPeer,
     },
-    /// Any certificate of our CAs for the name that was dialled.
-    Name { trust: Trust },
+    /// Any certificate of our CAs for the name that was dialled; or, under whatever name, the leaf of a member that was
+    /// certified to be such a server.
+    Name {
+        trust: Trust,
+        or_member: Option<Capability>,
+    },
     /// A discovery member of the organisation whose CA has this SHA-256.
     Pinned { ca_fingerprint: [u8; 32] },
 }
@@ -127,7 +131,15 @@ impl ServerCertVerifier for ServerVerifier {
                 let member = trust.verify(&chain, now).map_err(refused)?;
                 expected.check(&member).map_err(refused)?;
             }
-            ServerRule::Name { trust } => {
+            ServerRule::Name { trust, or_member } => {
+                let certified = |capability: &Capability| {
+                    trust
+                        .verify(&chain, now)
+                        .is_ok_and(|member| member.allows(capability))
+                };
+                if or_member.as_ref().is_some_and(certified) {
+                    return Ok(ServerCertVerified::assertion());
+                }
                 let state = trust.snapshot();
                 verify_certificate(
                     &chain,
