@@ -159,6 +159,13 @@ impl MemberTable {
         true
     }
 
+    /// Whether a record says more than what we have of its node.
+    pub(crate) fn is_news(&self, record: &NodeRecord) -> bool {
+        self.known
+            .get(&record.peer_id)
+            .is_none_or(|known| record.supersedes(known.record.value()))
+    }
+
     fn make_room(&mut self) -> bool {
         let idle = self
             .known

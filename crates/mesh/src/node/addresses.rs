@@ -17,8 +17,9 @@ const MAX_ADDRESSES: usize = 32;
 /// Address changes come in bursts; members are told once the burst is over.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// A record is announced again at least this often, so that members that joined meanwhile learn it.
-const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(300);
+/// A record is signed and announced anew at least this often, so that members that missed it, or
+/// forgot us, learn it: others drop what is not newer than what they have.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(900);
 
 /// What we announced, and when we do it again.
 #[derive(Debug, Default)]
@@ -84,6 +85,10 @@ impl Node {
     pub(super) fn announce_due(&mut self, now: Instant) {
         if self.announced.due.is_none_or(|due| due > now) {
             return;
+        }
+        let age_s = (unix_ms() / 1000).saturating_sub(self.gate.record().value().issued_at_unix_s);
+        if age_s >= ANNOUNCE_INTERVAL.as_secs() {
+            self.renew_record(now);
         }
         self.announced.due = Some(now + ANNOUNCE_INTERVAL);
         self.announce_record();

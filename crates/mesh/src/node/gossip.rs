@@ -203,6 +203,10 @@ impl Node {
 
     /// Takes over a member's record if its certificates prove it and it is news.
     pub(super) fn believe(&mut self, announcement: Announcement) -> Verdict {
+        // Checking certificates is the costly part, and most of what a list of members says is known.
+        if !self.table.is_news(announcement.record.value()) {
+            return Verdict::Ignore;
+        }
         let verified = self.gate.verify(&announcement.chain);
         let member = match judge_announcement(verified, &announcement) {
             Ok(member) => member,

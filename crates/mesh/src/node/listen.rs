@@ -13,6 +13,7 @@ use libp2p::swarm::SwarmEvent;
 use crate::error::StartError;
 use crate::node::Node;
 use crate::node::addresses::is_loopback;
+use crate::node::reach::is_circuit;
 use crate::transport;
 
 /// How long start waits for the system to tell the addresses of the interfaces.
@@ -118,7 +119,10 @@ impl Node {
                 self.swarm.remove_external_address(address);
             }
         }
-        self.redial.network_changed(Instant::now());
+        // A slot on a relay that ran out says nothing about the network under us.
+        if addresses.iter().any(|address| !is_circuit(address)) {
+            self.redial.network_changed(Instant::now());
+        }
         self.addresses_changed();
         self.nat_may_have_changed();
     }

@@ -266,7 +266,8 @@ impl Node {
     }
 }
 
-fn is_circuit(address: &Multiaddr) -> bool {
+/// Whether an address leads through a relay.
+pub(super) fn is_circuit(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
