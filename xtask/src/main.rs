@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask tidy` (the rules of the house) and `cargo xtask test` (everything that
-//! proves Warren).
+//! The project's own commands: `cargo xtask tidy` (the rules of the house), `cargo xtask test` (everything that proves
+//! Warren) and `cargo xtask bench` (every figure of its documents).
 //!
 //! Start at [`tidy`] for the rules, each of them one function from the [`tidy::repository::Repository`] to findings;
 //! at [`proof`] for the steps of the test command and how it counts them.
 
+mod bench;
 mod proof;
 mod tidy;
 
@@ -26,12 +27,15 @@ enum Command {
     Tidy,
     /// Run everything that proves Warren; the last line reads `N passed, N failed, N skipped`
     Test(proof::TestOptions),
+    /// Measure Warren beside the peers it is compared with
+    Bench(bench::BenchOptions),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Tidy => tidy::report(&root()),
         Command::Test(options) => proof::run(&root(), &options),
+        Command::Bench(options) => bench::run(&root(), &options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,9 +1,9 @@
 //! `cargo xtask test`: one step after the other, each with a heading and its time, none stopping the next; the last
 //! line of output reads `N passed, N failed, N skipped`, and nothing else decides the exit code.
 
-mod cargo;
-mod packages;
-mod tally;
+pub(crate) mod cargo;
+pub(crate) mod packages;
+pub(crate) mod tally;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -8,13 +8,17 @@ use std::process::{Command, Stdio};
 use super::tally::Tally;
 
 /// A program that tests start, and the Debian package that brings it.
-pub(super) struct Tool {
+pub(crate) struct Tool {
     program: &'static str,
     package: &'static str,
     reason: &'static str,
 }
 
-const fn tool(program: &'static str, package: &'static str, reason: &'static str) -> Tool {
+pub(crate) const fn tool(
+    program: &'static str,
+    package: &'static str,
+    reason: &'static str,
+) -> Tool {
     Tool {
         program,
         package,
@@ -23,7 +27,7 @@ const fn tool(program: &'static str, package: &'static str, reason: &'static str
 }
 
 /// What the tests start. A test that lacks its tool says so and counts as skipped.
-pub(super) const FOR_TESTS: &[Tool] = &[
+pub(crate) const FOR_TESTS: &[Tool] = &[
     tool(
         "ip",
         "iproute2",
@@ -55,7 +59,7 @@ const MORE_FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Installs what is missing, if this user may. Skipped, with the list, where that is not so: the tests that need it
 /// will say so too.
-pub(super) fn ensure(tools: &[Tool]) -> Tally {
+pub(crate) fn ensure(tools: &[Tool]) -> Tally {
     let folders = folders();
     let missing: Vec<&Tool> = tools
         .iter()

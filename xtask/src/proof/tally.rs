@@ -5,15 +5,15 @@ use std::ops::AddAssign;
 
 /// How many items passed, failed, and could not run here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) passed: usize,
-    pub(super) failed: usize,
-    pub(super) skipped: usize,
+pub(crate) struct Tally {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
 }
 
 impl Tally {
     /// A step that is one item.
-    pub(super) fn item(passed: bool) -> Self {
+    pub(crate) fn item(passed: bool) -> Self {
         Self {
             passed: usize::from(passed),
             failed: usize::from(!passed),
@@ -22,7 +22,7 @@ impl Tally {
     }
 
     /// A step that could not run here.
-    pub(super) fn skipped() -> Self {
+    pub(crate) fn skipped() -> Self {
         Self {
             skipped: 1,
             ..Self::default()
@@ -30,7 +30,7 @@ impl Tally {
     }
 
     /// What one line of a test binary's output adds: only `test result: …` counts.
-    pub(super) fn of_line(line: &str) -> Self {
+    pub(crate) fn of_line(line: &str) -> Self {
         let Some(counts) = line.strip_prefix("test result: ") else {
             return Self::default();
         };
@@ -48,14 +48,14 @@ impl Tally {
     }
 
     /// The same with `count` tests, which libtest took for passed, known to have been skipped.
-    pub(super) fn with_skipped(mut self, count: usize) -> Self {
+    pub(crate) fn with_skipped(mut self, count: usize) -> Self {
         self.passed = self.passed.saturating_sub(count);
         self.skipped += count;
         self
     }
 
     /// The same after cargo has ended: when it failed and no test did, something did not build or crashed.
-    pub(super) fn ended(mut self, success: bool) -> Self {
+    pub(crate) fn ended(mut self, success: bool) -> Self {
         if !success && self.failed == 0 {
             self.failed = 1;
         }
