@@ -31,6 +31,7 @@ pub struct Template<'a> {
 impl Template<'_> {
     /// A commented `warren.yaml` that loads.
     #[must_use]
+    // long: the file stands here in one piece, as people will read it
     pub fn render(&self) -> String {
         let path = |path: &Path| quote(&path.display().to_string());
         let region = self.region.map_or_else(

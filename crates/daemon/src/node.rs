@@ -143,41 +143,15 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let Ground {
             trust,
-            metrics,
             health,
             shutdown,
             tasks,
             ..
         } = &ground;
-        let (mesh_peers, announcements) = MeshPeers::new(mesh.clone(), trust.clone());
-        let connector = Peers::new(
-            Arc::new(mesh_peers.clone()),
-            TransferLimits::default(),
-            content.metrics.clone(),
-            CONNECT_TIMEOUT,
-        );
-        let retriever = Retriever::new(
-            content.store.clone(),
-            connector,
-            Arc::new(mesh_peers.clone()),
-            RetrievalMetrics::register(metrics),
-            RetrieverOptions::default(),
-        );
-        tasks.spawn(peers::announce(
-            content.store.clone(),
-            mesh.clone(),
-            announcements,
-            shutdown.clone(),
-        ));
-        if let Some(queries) = mesh.have_queries() {
-            tasks.spawn(peers::answer(
-                content.store.clone(),
-                queries,
-                shutdown.clone(),
-            ));
-        }
+        let (mesh_peers, retriever) = start_retriever(&ground, &content, &mesh);
         let server =
-            discovery_parts::start_server(&settings, trust, metrics, shutdown.clone()).await?;
+            discovery_parts::start_server(&settings, trust, &ground.metrics, shutdown.clone())
+                .await?;
         let refresh = start_client(&settings, &ground, &mesh, content.bulk_address)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::new(settings.clone()));
         let keeper = TrustKeeper::new(
@@ -186,12 +160,7 @@ impl Node {
             health.component("certificate", Weight::Needed),
         );
         tasks.spawn(keeper.run(shutdown.clone()));
-        let warnings = start
-            .loaded
-            .warnings
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let facts = facts(&start.loaded, content.bulk_address);
         let control = Arc::new(DaemonControl {
             files: start.files,
             loaded: std::sync::Mutex::new(start.loaded),
@@ -203,18 +172,7 @@ impl Node {
             refresh,
             registry: server.as_ref().map(|server| Arc::clone(&server.registry)),
         });
-        let state = ApiState {
-            facts: Arc::new(facts(&settings, warnings, content.bulk_address)),
-            trust: trust.clone(),
-            mesh: mesh.clone(),
-            store: content.store.clone(),
-            retriever: retriever.clone(),
-            key: trust.key().clone(),
-            metrics: metrics.clone(),
-            health: health.clone(),
-            traffic: TrafficLog::new(Instant::now()),
-            control: control.clone(),
-        };
+        let state = api_state(facts, &ground, &content, &retriever, &mesh, control.clone());
         upkeep::spawn(&state, control.clone(), settings_receiver, tasks, shutdown);
         let api = start_api(&settings, &ground, state).await?;
         let monitoring = start_monitoring(&settings, &ground).await?;
@@ -321,6 +279,42 @@ impl Node {
             tracing::error!("the store could not be closed in order");
         }
     }
+}
+
+/// Starts what finds and fetches documents, and what tells others of ours.
+fn start_retriever(ground: &Ground, content: &Content, mesh: &Mesh) -> (MeshPeers, Retriever) {
+    let Ground {
+        trust,
+        metrics,
+        shutdown,
+        tasks,
+        ..
+    } = ground;
+    let (mesh_peers, announcements) = MeshPeers::new(mesh.clone(), trust.clone());
+    let connections = Peers::new(
+        Arc::new(mesh_peers.clone()),
+        TransferLimits::default(),
+        content.metrics.clone(),
+        CONNECT_TIMEOUT,
+    );
+    let retriever = Retriever::new(
+        content.store.clone(),
+        connections,
+        Arc::new(mesh_peers.clone()),
+        RetrievalMetrics::register(metrics),
+        RetrieverOptions::default(),
+    );
+    let store = &content.store;
+    tasks.spawn(peers::announce(
+        store.clone(),
+        mesh.clone(),
+        announcements,
+        shutdown.clone(),
+    ));
+    if let Some(queries) = mesh.have_queries() {
+        tasks.spawn(peers::answer(store.clone(), queries, shutdown.clone()));
+    }
+    (mesh_peers, retriever)
 }
 
 async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<Content> {
@@ -468,11 +462,8 @@ fn start_client(
     Ok(Some(refresh))
 }
 
-fn facts(
-    settings: &Settings,
-    warnings: Vec<String>,
-    transfer_address: Option<SocketAddr>,
-) -> NodeFacts {
+fn facts(loaded: &Loaded, transfer_address: Option<SocketAddr>) -> NodeFacts {
+    let settings = &loaded.settings;
     NodeFacts {
         node_id: settings.network.node_id.clone(),
         region: settings.network.region.clone(),
@@ -481,7 +472,29 @@ fn facts(
         started_at: jiff::Timestamp::now(),
         transfer_address,
         max_store_bytes: settings.storage.max_size,
-        warnings,
+        warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn api_state(
+    facts: NodeFacts,
+    ground: &Ground,
+    content: &Content,
+    retriever: &Retriever,
+    mesh: &Mesh,
+    control: Arc<DaemonControl>,
+) -> ApiState {
+    ApiState {
+        facts: Arc::new(facts),
+        trust: ground.trust.clone(),
+        mesh: mesh.clone(),
+        store: content.store.clone(),
+        retriever: retriever.clone(),
+        key: ground.trust.key().clone(),
+        metrics: ground.metrics.clone(),
+        health: ground.health.clone(),
+        traffic: TrafficLog::new(Instant::now()),
+        control,
     }
 }
 

@@ -1,13 +1,13 @@
 //! `warren join`: a new machine trades a one-time token for a certificate and writes all that a node needs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use warren_config::Template;
 use warren_daemon::files::{self, Overwrite};
 use warren_daemon::random;
-use warren_discovery::client::{TimeOuts, join};
+use warren_discovery::client::{Joined, TimeOuts, join};
 use warren_identity::NodeKey;
 use warren_identity::join::JoinToken;
 use zeroize::Zeroizing;
@@ -20,7 +20,7 @@ use crate::output::Format;
 const CA_CERT: &str = "ca_cert.pem";
 
 #[derive(Serialize)]
-struct Joined {
+struct Shown {
     organization: String,
     peer_id: String,
     config: String,
@@ -59,7 +59,24 @@ pub(crate) async fn run(
         .to_string_lossy()
         .into_owned();
     let joined = join(&url, &token, &key, &host, TimeOuts::default()).await?;
-    let name = joined.accepted.member.name.clone();
+    let config = write(args, &joined)?;
+    let shown = Shown {
+        organization: joined.response.organization.as_str().to_owned(),
+        peer_id: key.peer_id().to_string(),
+        config: config.display().to_string(),
+    };
+    format.print(&shown, |shown| {
+        format!(
+            "joined {} as {}\nnext: warren start --config {}",
+            shown.organization, shown.peer_id, shown.config
+        )
+    })?;
+    Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Writes what the join brought and a configuration that uses it; gives the configuration's path.
+fn write(args: &JoinArgs, joined: &Joined) -> anyhow::Result<PathBuf> {
+    let dir = &args.dir;
     files::write_whole(
         &dir.join(CERT),
         joined.response.leaf_pem.as_bytes(),
@@ -83,10 +100,9 @@ pub(crate) async fn run(
             Overwrite::Replace,
         )?;
     }
-    let organization = joined.response.organization.as_str().to_owned();
     let config = Template {
-        node_id: &name,
-        organization_id: &organization,
+        node_id: &joined.accepted.member.name,
+        organization_id: joined.response.organization.as_str(),
         region: None,
         peer_key: Path::new(KEY),
         tls_cert: Path::new(CERT),
@@ -98,18 +114,7 @@ pub(crate) async fn run(
     };
     let path = dir.join(CONFIG);
     files::write_whole(&path, config.render().as_bytes(), 0o644, Overwrite::Refuse)?;
-    let joined = Joined {
-        organization,
-        peer_id: key.peer_id().to_string(),
-        config: path.display().to_string(),
-    };
-    format.print(&joined, |joined| {
-        format!(
-            "joined {} as {}\nnext: warren start --config {}",
-            joined.organization, joined.peer_id, joined.config
-        )
-    })?;
-    Ok(std::process::ExitCode::SUCCESS)
+    Ok(path)
 }
 
 fn make_key(path: &Path) -> anyhow::Result<NodeKey> {
