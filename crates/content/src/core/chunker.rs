@@ -19,7 +19,7 @@
 //! torn by the end of those 8 KiB aside, and it is not empty. In a text document a candidate is moved, within 64 KiB to
 //! either side and within the size limits, to the nearest sentence end, the earlier of two at equal distance; where
 //! there is none, to the nearest line end; where there is none either, back to the nearest boundary of a UTF-8
-//! character. What a sentence end is, [`crate::core::sentence`] says.
+//! character. What a sentence end is, the module `sentence` says.
 //!
 //! The last chunk is what is left. The result is a function of the bytes alone, never of how they arrived.
 
@@ -51,6 +51,9 @@ const STRICT_BELOW: u64 = 1 << (64 - 22);
 const LOOSE_BELOW: u64 = 1 << (64 - 18);
 /// Bytes the rolling hash depends on.
 const HASH_WINDOW_BYTES: usize = 64;
+/// Stretches of a block rolled side by side, and the length of each.
+const LANES: usize = 4;
+const LANE_BYTES: usize = 4096;
 /// How the accumulation buffer grows: one target chunk at a time.
 const BUFFER_STEP_BYTES: usize = 2 * 1024 * 1024;
 
@@ -225,27 +228,47 @@ const fn roll(gear: &[u64; 256], hash: u64, byte: u8) -> u64 {
 
 /// Rolls `hash` over `bytes`; gives the hash after the last byte looked at, and how many bytes in it first fell below
 /// `below`.
+///
+/// A hash depends on 64 bytes only, so several stretches of a block are rolled side by side: one alone waits for its own
+/// last step most of the time. Only the rare block with a hit is gone through again in order.
 fn find(gear: &[u64; 256], mut hash: u64, bytes: &[u8], below: u64) -> (u64, Option<usize>) {
-    let mut groups = bytes.chunks_exact(8);
+    let mut blocks = bytes.chunks_exact(LANES * LANE_BYTES);
     let mut offset = 0;
-    // Eight at a time with one branch: the minimum of eight hashes says whether any of them is a hit.
-    for group in &mut groups {
-        let mut rolled = hash;
-        let mut least = u64::MAX;
-        for byte in group {
-            rolled = roll(gear, rolled, *byte);
-            least = least.min(rolled);
-        }
-        if least < below {
-            return find_slowly(gear, hash, group, below, offset);
+    for block in &mut blocks {
+        let (rolled, hit) = roll_block(gear, hash, block, below);
+        if hit {
+            return find_in_order(gear, hash, block, below, offset);
         }
         hash = rolled;
-        offset += 8;
+        offset += block.len();
     }
-    find_slowly(gear, hash, groups.remainder(), below, offset)
+    find_in_order(gear, hash, blocks.remainder(), below, offset)
 }
 
-fn find_slowly(
+/// The hash after `block`, and whether any in it is below `below`.
+fn roll_block(gear: &[u64; 256], hash: u64, block: &[u8], below: u64) -> (u64, bool) {
+    let (first, second) = block.split_at(2 * LANE_BYTES);
+    let (lane_0, lane_1) = first.split_at(LANE_BYTES);
+    let (lane_2, lane_3) = second.split_at(LANE_BYTES);
+    let after = |lane: &[u8]| {
+        let window = &lane[LANE_BYTES - HASH_WINDOW_BYTES..];
+        window.iter().fold(0, |hash, byte| roll(gear, hash, *byte))
+    };
+    let mut hashes = [hash, after(lane_0), after(lane_1), after(lane_2)];
+    let mut hit = false;
+    for (((a, b), c), d) in lane_0.iter().zip(lane_1).zip(lane_2).zip(lane_3) {
+        hashes = [
+            roll(gear, hashes[0], *a),
+            roll(gear, hashes[1], *b),
+            roll(gear, hashes[2], *c),
+            roll(gear, hashes[3], *d),
+        ];
+        hit |= hashes[0].min(hashes[1]).min(hashes[2].min(hashes[3])) < below;
+    }
+    (hashes[LANES - 1], hit)
+}
+
+fn find_in_order(
     gear: &[u64; 256],
     mut hash: u64,
     bytes: &[u8],

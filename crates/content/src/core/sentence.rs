@@ -7,11 +7,14 @@
 //! * a wide terminator (`。` `！` `？` `｡`), any closing quotes and brackets, and white space, which may be absent; or
 //! * two or more line feeds with nothing but white space between and after them (the end of a paragraph);
 //!
-//! and the byte at `p` is no white space. White space is space, tab, carriage return and line feed. A terminator more
-//! than 64 bytes before the searched window does not count.
+//! and the byte at `p` is no white space. White space is space, tab, carriage return and line feed. Only the 64 bytes before
+//! `p` count: what begins earlier is not seen, and of a longer run of white space the last two line feeds are. So whether a
+//! sentence ends at `p` never depends on where the search began.
 
-/// How far before the window the search begins, so that a sentence ending right at its edge is seen.
+/// How many bytes before a position decide whether a sentence ends there.
 const RUN_UP_BYTES: usize = 64;
+/// The search goes outwards in these steps; most text has an end within the first.
+const REACHES: [usize; 3] = [1024, 8 * 1024, usize::MAX];
 
 /// What a byte sequence means to the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +45,14 @@ enum State {
 /// The best cut in `earliest..=latest` for a candidate between them. `latest` is a position inside `bytes`.
 pub(crate) fn nearest_cut(bytes: &[u8], earliest: usize, candidate: usize, latest: usize) -> usize {
     let candidate = candidate.min(latest);
-    nearest(sentence_ends(bytes, earliest, latest), candidate)
-        .or_else(|| nearest(line_ends(bytes, earliest, latest), candidate))
+    for reach in REACHES {
+        let first = candidate.saturating_sub(reach).max(earliest);
+        let last = candidate.saturating_add(reach).min(latest);
+        if let Some(end) = nearest(SentenceEnds::new(bytes, first, last), candidate) {
+            return end;
+        }
+    }
+    nearest(line_ends(bytes, earliest, latest), candidate)
         .unwrap_or_else(|| character_boundary(bytes, earliest, candidate))
 }
 
@@ -75,44 +84,96 @@ fn character_boundary(bytes: &[u8], earliest: usize, candidate: usize) -> usize 
 }
 
 /// Sentence ends in `earliest..=latest`, ascending.
-fn sentence_ends(bytes: &[u8], earliest: usize, latest: usize) -> impl Iterator<Item = usize> {
-    let mut at = earliest.saturating_sub(RUN_UP_BYTES);
-    let mut state = State::Inside;
-    std::iter::from_fn(move || {
-        while at <= latest && at < bytes.len() {
-            let position = at;
-            let (class, length) = classify(bytes, position);
-            let ends_here = ends_before(state, class);
-            state = next_state(state, class);
-            at += length;
-            if ends_here && position >= earliest {
+struct SentenceEnds<'b> {
+    bytes: &'b [u8],
+    earliest: usize,
+    latest: usize,
+    at: usize,
+    state: State,
+    /// Where the end in question begins: its terminator, or the last line feed but one.
+    anchor: usize,
+    /// The last line feed, if nothing but white space came after it.
+    line_feed: Option<usize>,
+}
+
+impl<'b> SentenceEnds<'b> {
+    fn new(bytes: &'b [u8], earliest: usize, latest: usize) -> Self {
+        let at = earliest.saturating_sub(RUN_UP_BYTES);
+        Self {
+            bytes,
+            earliest,
+            latest,
+            at,
+            state: State::Inside,
+            anchor: 0,
+            line_feed: None,
+        }
+    }
+
+    /// Whether a sentence ends right before a byte sequence of `class` at `position`.
+    const fn ends_before(&self, position: usize, class: Class) -> bool {
+        let ends = match self.state {
+            State::Gap => !matches!(class, Class::Space | Class::LineFeed),
+            State::WideEnded => matches!(class, Class::Other),
+            State::Inside | State::LineEnd | State::Ended => false,
+        };
+        ends && position >= self.earliest && position - self.anchor <= RUN_UP_BYTES
+    }
+
+    fn step(&mut self, position: usize, class: Class) {
+        match class {
+            Class::Terminator => {
+                self.state = State::Ended;
+                self.anchor = position;
+            }
+            Class::WideTerminator => {
+                self.state = State::WideEnded;
+                self.anchor = position;
+            }
+            Class::Closer => {
+                if !matches!(self.state, State::Ended | State::WideEnded) {
+                    self.state = State::Inside;
+                }
+            }
+            Class::Space => {
+                if matches!(self.state, State::Ended | State::WideEnded) {
+                    self.state = State::Gap;
+                }
+                return;
+            }
+            Class::LineFeed => {
+                match (self.state, self.line_feed) {
+                    (State::Inside, _) => self.state = State::LineEnd,
+                    (State::LineEnd | State::Gap, Some(before)) => {
+                        self.state = State::Gap;
+                        self.anchor = self.anchor.max(before);
+                    }
+                    _ => self.state = State::Gap,
+                }
+                self.line_feed = Some(position);
+                return;
+            }
+            Class::Other => self.state = State::Inside,
+        }
+        self.line_feed = None;
+    }
+}
+
+impl Iterator for SentenceEnds<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        while self.at <= self.latest && self.at < self.bytes.len() {
+            let position = self.at;
+            let (class, length) = classify(self.bytes, position);
+            let ends_here = self.ends_before(position, class);
+            self.step(position, class);
+            self.at += length;
+            if ends_here {
                 return Some(position);
             }
         }
         None
-    })
-}
-
-const fn ends_before(state: State, class: Class) -> bool {
-    match state {
-        State::Gap => !matches!(class, Class::Space | Class::LineFeed),
-        State::WideEnded => matches!(class, Class::Other),
-        State::Inside | State::LineEnd | State::Ended => false,
-    }
-}
-
-const fn next_state(state: State, class: Class) -> State {
-    match (class, state) {
-        (Class::Terminator, _) => State::Ended,
-        (Class::WideTerminator, _) => State::WideEnded,
-        (Class::Closer, State::Ended) => State::Ended,
-        (Class::Closer, State::WideEnded) => State::WideEnded,
-        (Class::Space | Class::LineFeed, State::Ended | State::WideEnded | State::Gap) => {
-            State::Gap
-        }
-        (Class::LineFeed, State::LineEnd) => State::Gap,
-        (Class::LineFeed, State::Inside) | (Class::Space, State::LineEnd) => State::LineEnd,
-        (Class::Space, State::Inside) | (Class::Closer | Class::Other, _) => State::Inside,
     }
 }
 
@@ -154,10 +215,12 @@ fn classify_wide(bytes: &[u8], at: usize) -> (Class, usize) {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use proptest::prelude::*;
+
     use super::*;
 
     fn ends(text: &str) -> Vec<&str> {
-        sentence_ends(text.as_bytes(), 0, text.len() - 1)
+        SentenceEnds::new(text.as_bytes(), 0, text.len() - 1)
             .map(|at| &text[at..])
             .collect()
     }
@@ -200,5 +263,23 @@ mod tests {
         assert_eq!(nearest_cut(b"a,b\nc,d\ne,f\n", 0, 5, 11), 4);
         let text = "aaä".repeat(10);
         assert_eq!(nearest_cut(text.as_bytes(), 0, 7, 20), 6);
+    }
+
+    proptest! {
+        #[test]
+        fn an_end_does_not_depend_on_where_the_search_begins(
+            tokens in prop::collection::vec(0_usize..12, 0..400),
+            begin in 0_usize..300,
+        ) {
+            const TOKENS: [&str; 12] =
+                ["a", "b", " ", "\n", ".", "?", "\"", "…", "。", "」", "      ", "\r\n"];
+            let text: String = tokens.iter().map(|token| TOKENS[*token]).collect();
+            let bytes = text.as_bytes();
+            prop_assume!(begin < bytes.len());
+            let all = SentenceEnds::new(bytes, 0, bytes.len() - 1);
+            let expected: Vec<usize> = all.filter(|end| *end >= begin).collect();
+            let found: Vec<usize> = SentenceEnds::new(bytes, begin, bytes.len() - 1).collect();
+            prop_assert_eq!(found, expected);
+        }
     }
 }

@@ -16,9 +16,7 @@ use std::task::{Context, Poll, ready};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{ClientConfig, CommonState, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
@@ -88,10 +86,7 @@ struct Buffers {
     /// The rest of a record that did not fit its reader.
     plain: Vec<u8>,
     plain_start: usize,
-    /// Ciphertext for the socket: `outgoing[outgoing_start..outgoing_end]`.
-    outgoing: Vec<u8>,
-    outgoing_start: usize,
-    outgoing_end: usize,
+    outgoing: Outgoing,
     peer_closed: bool,
     close_sent: bool,
 }
@@ -99,8 +94,8 @@ struct Buffers {
 /// What a session can do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Plaintext was given out.
-    Read,
+    /// What was wanted is done.
+    Done,
     /// Nothing more to do with the ciphertext that is here.
     NeedsInput,
     /// The peer said goodbye.
@@ -147,12 +142,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
             buffers: Buffers::new(),
         };
         loop {
-            let stepped = stream.step(&mut ReadBuf::new(&mut []));
+            let stepped = stream.step(&mut ReadBuf::new(&mut []), &Wanted::Plaintext);
             // What there is to say goes out even on failure: the peer learns by an alert that it was refused.
             let flushed = stream.flush_outgoing().await;
             match stepped? {
                 Next::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Next::Read | Next::NeedsInput => flushed?,
+                Next::Done | Next::NeedsInput => flushed?,
             }
             if !stream.common().is_handshaking() {
                 return Ok(stream);
@@ -168,10 +163,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
         }
     }
 
-    fn step(&mut self, out: &mut ReadBuf<'_>) -> io::Result<Next> {
+    fn step(&mut self, out: &mut ReadBuf<'_>, wanted: &Wanted<'_>) -> io::Result<Next> {
         match &mut self.session {
-            Either::Client(session) => self.buffers.step(session, out),
-            Either::Server(session) => self.buffers.step(session, out),
+            Either::Client(session) => self.buffers.step(session, out, wanted),
+            Either::Server(session) => self.buffers.step(session, out, wanted),
+        }
+    }
+
+    /// Encrypts or says goodbye.
+    fn speak(&mut self, wanted: &Wanted<'_>) -> io::Result<()> {
+        match self.step(&mut ReadBuf::new(&mut []), wanted)? {
+            Next::Done => Ok(()),
+            Next::NeedsInput | Next::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -196,17 +199,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
 
     /// Writes all ciphertext to the socket.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let buffers = &mut self.buffers;
-        while buffers.outgoing_start < buffers.outgoing_end {
-            let pending = &buffers.outgoing[buffers.outgoing_start..buffers.outgoing_end];
-            let count = ready!(Pin::new(&mut self.io).poll_write(cx, pending))?;
+        let outgoing = &mut self.buffers.outgoing;
+        while !outgoing.pending().is_empty() {
+            let count = ready!(Pin::new(&mut self.io).poll_write(cx, outgoing.pending()))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            buffers.outgoing_start += count;
+            outgoing.sent(count);
         }
-        buffers.outgoing_start = 0;
-        buffers.outgoing_end = 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -224,9 +224,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for TlsStream<IO> {
         let before = out.filled().len();
         loop {
             // As many records as are here and fit: one call per record would cost more than the copy.
-            match this.step(out)? {
-                Next::Read if out.remaining() > 0 => {}
-                Next::Read | Next::Closed => return Poll::Ready(Ok(())),
+            match this.step(out, &Wanted::Plaintext)? {
+                Next::Done if out.remaining() > 0 => {}
+                Next::Done | Next::Closed => return Poll::Ready(Ok(())),
                 Next::NeedsInput if out.filled().len() > before => return Poll::Ready(Ok(())),
                 Next::NeedsInput => ready!(this.poll_fill(cx))?,
             }
@@ -241,16 +241,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         plain: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.buffers.outgoing_end - this.buffers.outgoing_start >= WRITE_PIECE {
+        if this.buffers.outgoing.pending().len() >= WRITE_PIECE {
             ready!(this.poll_drain(cx))?;
         }
         let piece = &plain[..plain.len().min(WRITE_PIECE)];
-        match &mut this.session {
-            Either::Client(session) => this.buffers.encrypt(session, piece)?,
-            Either::Server(session) => this.buffers.encrypt(session, piece)?,
-        }
-        // A full buffer is offered to the socket at once; whether it takes all is for the next call to see.
-        if this.buffers.outgoing_end - this.buffers.outgoing_start >= WRITE_PIECE
+        this.speak(&Wanted::Encrypted(piece))?;
+        // A full buffer is offered to the socket at once; whether it took all is for the next call to see.
+        if this.buffers.outgoing.pending().len() >= WRITE_PIECE
             && let Poll::Ready(Err(error)) = this.poll_drain(cx)
         {
             return Poll::Ready(Err(error));
@@ -268,10 +265,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
         let this = self.get_mut();
         if !this.buffers.close_sent {
             this.buffers.close_sent = true;
-            match &mut this.session {
-                Either::Client(session) => this.buffers.say_goodbye(session)?,
-                Either::Server(session) => this.buffers.say_goodbye(session)?,
-            }
+            this.speak(&Wanted::Goodbye)?;
         }
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_shutdown(cx)
@@ -286,9 +280,7 @@ impl Buffers {
             incoming_end: 0,
             plain: Vec::new(),
             plain_start: 0,
-            outgoing: Vec::new(),
-            outgoing_start: 0,
-            outgoing_end: 0,
+            outgoing: Outgoing::default(),
             peer_closed: false,
             close_sent: false,
         }
@@ -324,134 +316,144 @@ impl Buffers {
         true
     }
 
-    /// Lets the session look at the ciphertext until it gave out plaintext or can do nothing more with it.
-    fn step<S: Session>(&mut self, session: &mut S, out: &mut ReadBuf<'_>) -> io::Result<Next> {
-        if self.peer_closed {
+    /// Lets the session look at the ciphertext until it has done what is wanted or can do nothing more with it.
+    ///
+    /// rustls keeps positions in the ciphertext between calls, so it must see the same bytes every time, whatever is
+    /// wanted: plaintext that turns up while something else is wanted waits in `plain`.
+    fn step<S: Session>(
+        &mut self,
+        session: &mut S,
+        out: &mut ReadBuf<'_>,
+        wanted: &Wanted<'_>,
+    ) -> io::Result<Next> {
+        let reading = matches!(wanted, Wanted::Plaintext);
+        if reading && self.peer_closed {
             return Ok(Next::Closed);
         }
         loop {
+            let incoming = &mut self.incoming[self.incoming_start..self.incoming_end];
             let UnbufferedStatus {
                 mut discard, state, ..
-            } = session.process(&mut self.incoming[self.incoming_start..self.incoming_end]);
-            let state = match state {
-                Ok(state) => state,
-                Err(error) => {
-                    self.queue_alerts(session);
-                    return Err(invalid(error));
-                }
-            };
+            } = session.process(incoming);
             let mut next = None;
             match state {
-                ConnectionState::ReadTraffic(mut traffic) => {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(invalid)?;
                         discard += record.discard;
-                        let direct = record.payload.len().min(out.remaining());
-                        out.put_slice(&record.payload[..direct]);
-                        self.plain.extend_from_slice(&record.payload[direct..]);
+                        let room = if reading { out.remaining() } else { 0 };
+                        let (direct, rest) =
+                            record.payload.split_at(record.payload.len().min(room));
+                        out.put_slice(direct);
+                        self.plain.extend_from_slice(rest);
                     }
-                    next = Some(Next::Read);
+                    next = reading.then_some(Next::Done);
                 }
-                ConnectionState::EncodeTlsData(mut message) => {
-                    put(
-                        &mut self.outgoing,
-                        &mut self.outgoing_end,
-                        |space| match message.encode(space) {
-                            Err(EncodeError::InsufficientSize(needs)) => Err(Room::Needs(needs)),
-                            other => other.map_err(|error| Room::Failed(io::Error::other(error))),
-                        },
-                    )?;
+                Ok(ConnectionState::EncodeTlsData(mut message)) => {
+                    self.outgoing.put(|space| Ok(message.encode(space)?))?;
                 }
-                // The send buffer is written in order before anything that comes later.
-                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-                ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_) => {
-                    next = Some(Next::NeedsInput)
-                }
-                ConnectionState::PeerClosed | ConnectionState::Closed => {
+                // The send buffer is written in order, before anything that comes later.
+                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => match wanted {
+                    Wanted::Plaintext => next = Some(Next::NeedsInput),
+                    Wanted::Encrypted(plain) => {
+                        self.outgoing.reserve(plain.len() + WRITE_SLACK);
+                        self.outgoing
+                            .put(|space| Ok(traffic.encrypt(plain, space)?))?;
+                        next = Some(Next::Done);
+                    }
+                    Wanted::Goodbye => {
+                        self.outgoing
+                            .put(|space| Ok(traffic.queue_close_notify(space)?))?;
+                        next = Some(Next::Done);
+                    }
+                },
+                Ok(ConnectionState::BlockedHandshake) => next = Some(Next::NeedsInput),
+                Ok(ConnectionState::PeerClosed) => {
                     self.peer_closed = true;
-                    next = Some(Next::Closed);
+                    next = reading.then_some(Next::Closed);
                 }
+                Ok(ConnectionState::Closed) => next = Some(Next::Closed),
                 // No configuration of ours allows early data, and the enum may grow.
-                _ => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "TLS early data was not offered",
-                    ));
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+                Err(error) => {
+                    self.discard(discard);
+                    self.queue_alert(session);
+                    return Err(invalid(error));
                 }
             }
-            self.incoming_start += discard;
-            if self.incoming_start == self.incoming_end {
-                self.incoming_start = 0;
-                self.incoming_end = 0;
-            }
+            self.discard(discard);
             if let Some(next) = next {
                 return Ok(next);
             }
         }
     }
 
-    /// Encrypts `plain` behind what waits to be sent. Looks at no ciphertext: reading goes on by itself.
-    fn encrypt<S: Session>(&mut self, session: &mut S, plain: &[u8]) -> io::Result<()> {
+    fn discard(&mut self, count: usize) {
+        self.incoming_start += count;
+        if self.incoming_start == self.incoming_end {
+            self.incoming_start = 0;
+            self.incoming_end = 0;
+        }
+    }
+
+    /// After a failure: the alert that tells the peer, which comes before anything else a session has to say.
+    fn queue_alert<S: Session>(&mut self, session: &mut S) {
+        let incoming = &mut self.incoming[self.incoming_start..self.incoming_end];
+        if let Ok(ConnectionState::EncodeTlsData(mut message)) = session.process(incoming).state {
+            // Without room for an alert the connection just ends.
+            let _ = self.outgoing.put(|space| Ok(message.encode(space)?));
+        }
+    }
+}
+
+/// What a session is made to do.
+enum Wanted<'a> {
+    /// Decrypt what is here.
+    Plaintext,
+    /// Encrypt this behind what waits to be sent.
+    Encrypted(&'a [u8]),
+    /// Say `close_notify`.
+    Goodbye,
+}
+
+/// Ciphertext for the socket: `bytes[start..end]`.
+#[derive(Default)]
+struct Outgoing {
+    bytes: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Outgoing {
+    fn pending(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    fn reserve(&mut self, count: usize) {
+        if self.bytes.len() - self.end < count {
+            self.bytes.resize(self.end + count, 0);
+        }
+    }
+
+    /// Appends what `write` produces; the buffer grows as far as it asks.
+    fn put(&mut self, mut write: impl FnMut(&mut [u8]) -> Result<usize, Room>) -> io::Result<()> {
         loop {
-            match session.process(&mut []).state.map_err(invalid)? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    let spare = self.outgoing.len() - self.outgoing_end;
-                    if spare < plain.len() + WRITE_SLACK {
-                        self.outgoing
-                            .resize(self.outgoing_end + plain.len() + WRITE_SLACK, 0);
-                    }
-                    return put(
-                        &mut self.outgoing,
-                        &mut self.outgoing_end,
-                        |space| match traffic.encrypt(plain, space) {
-                            Err(EncryptError::InsufficientSize(needs)) => Err(Room::Needs(needs)),
-                            other => other.map_err(|error| Room::Failed(io::Error::other(error))),
-                        },
-                    );
+            match write(&mut self.bytes[self.end..]) {
+                Ok(written) => {
+                    self.end += written;
+                    return Ok(());
                 }
-                ConnectionState::EncodeTlsData(mut message) => {
-                    put(
-                        &mut self.outgoing,
-                        &mut self.outgoing_end,
-                        |space| match message.encode(space) {
-                            Err(EncodeError::InsufficientSize(needs)) => Err(Room::Needs(needs)),
-                            other => other.map_err(|error| Room::Failed(io::Error::other(error))),
-                        },
-                    )?;
-                }
-                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-                _ => return Err(io::ErrorKind::BrokenPipe.into()),
-            }
-        }
-    }
-
-    fn say_goodbye<S: Session>(&mut self, session: &mut S) -> io::Result<()> {
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = session.process(&mut []).state {
-            put(
-                &mut self.outgoing,
-                &mut self.outgoing_end,
-                |space| match traffic.queue_close_notify(space) {
-                    Err(EncryptError::InsufficientSize(needs)) => Err(Room::Needs(needs)),
-                    other => other.map_err(|error| Room::Failed(io::Error::other(error))),
-                },
-            )?;
-        }
-        Ok(())
-    }
-
-    /// After a failure: the alert that tells the peer.
-    fn queue_alerts<S: Session>(&mut self, session: &mut S) {
-        while let Ok(ConnectionState::EncodeTlsData(mut message)) = session.process(&mut []).state {
-            let queued = put(
-                &mut self.outgoing,
-                &mut self.outgoing_end,
-                |space| match message.encode(space) {
-                    Err(EncodeError::InsufficientSize(needs)) => Err(Room::Needs(needs)),
-                    other => other.map_err(|error| Room::Failed(io::Error::other(error))),
-                },
-            );
-            if queued.is_err() {
-                return;
+                Err(Room::Needs(count)) => self.reserve(count),
+                Err(Room::Failed(error)) => return Err(error),
             }
         }
     }
@@ -459,26 +461,24 @@ impl Buffers {
 
 /// Why a message could not be put into the send buffer.
 enum Room {
-    Needs(InsufficientSizeError),
+    Needs(usize),
     Failed(io::Error),
 }
 
-/// Appends what `write` produces to the send buffer, which grows as far as it asks.
-fn put(
-    outgoing: &mut Vec<u8>,
-    end: &mut usize,
-    mut write: impl FnMut(&mut [u8]) -> Result<usize, Room>,
-) -> io::Result<()> {
-    loop {
-        match write(&mut outgoing[*end..]) {
-            Ok(written) => {
-                *end += written;
-                return Ok(());
-            }
-            Err(Room::Needs(InsufficientSizeError { required_size })) => {
-                outgoing.resize(*end + required_size, 0)
-            }
-            Err(Room::Failed(error)) => return Err(error),
+impl From<EncodeError> for Room {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::InsufficientSize(needs) => Self::Needs(needs.required_size),
+            error => Self::Failed(io::Error::other(error)),
+        }
+    }
+}
+
+impl From<EncryptError> for Room {
+    fn from(error: EncryptError) -> Self {
+        match error {
+            EncryptError::InsufficientSize(needs) => Self::Needs(needs.required_size),
+            error => Self::Failed(io::Error::other(error)),
         }
     }
 }

@@ -131,7 +131,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn handle_local_read(&mut self, index: u64, read: Result<Option<VerifiedBlock>, ReadError>) {
+    pub(super) fn handle_local_read(
+        &mut self,
+        index: u64,
+        read: Result<Option<VerifiedBlock>, ReadError>,
+    ) {
         let Some(slot) = self.slots.get_mut(&index) else {
             return;
         };
@@ -350,4 +354,3 @@ fn bad_block_reason(error: &VerifyBlockError) -> &'static str {
         VerifyBlockError::WrongHash { .. } => "hash",
     }
 }
-

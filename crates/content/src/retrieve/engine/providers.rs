@@ -23,7 +23,6 @@ const SEARCH_TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection with a full queue is left alone this long.
 const FULL_QUEUE_BACKOFF: Duration = Duration::from_millis(20);
 
-
 impl Engine {
     pub(super) fn transmit(&mut self, transmit: &Transmit<PeerId>) {
         let Transmit {
@@ -139,7 +138,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn handle_connected(&mut self, peer: PeerId, result: Result<BlockClient, ConnectError>) {
+    pub(super) fn handle_connected(
+        &mut self,
+        peer: PeerId,
+        result: Result<BlockClient, ConnectError>,
+    ) {
         self.connecting -= 1;
         let now = Instant::now().into_std();
         match result {
