@@ -40,19 +40,25 @@ pub const OPENAPI_PATH: &str = "/api/v1/openapi.json";
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(title = "Warren management API", description = "One node of a Warren network. All but /health, /ready and /metrics want the admin token."),
-    security(("token" = []))
+    security(("token" = [])),
+    paths(openapi)
 )]
 struct Description;
+
+/// This description.
+#[utoipa::path(get, path = OPENAPI_PATH, tag = "node", responses((status = 200, description = "OpenAPI 3.1 document")))]
+async fn openapi(document: Extension<Arc<OpenApi>>) -> Json<OpenApi> {
+    Json(document.0.as_ref().clone())
+}
 
 /// The whole API behind its guard.
 pub fn router(state: ApiState, guard: Guard) -> Router {
     let (routes, description) = described(state);
-    let document = Arc::new(description);
     let guard = Arc::new(guard);
     routes
         .route(
             OPENAPI_PATH,
-            get(move || async move { Json(document.as_ref().clone()) }),
+            get(openapi).layer(Extension(Arc::new(description))),
         )
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -78,6 +84,16 @@ pub fn monitoring_router(
 
 fn described(state: ApiState) -> (Router, OpenApi) {
     let (routes, paths) = routes::all(state);
+    (routes, complete(paths))
+}
+
+/// The OpenAPI document of the whole API, as [`OPENAPI_PATH`] serves it.
+#[must_use]
+pub fn description() -> OpenApi {
+    complete(routes::description())
+}
+
+fn complete(paths: OpenApi) -> OpenApi {
     let mut description = Description::openapi();
     description.merge(paths);
     let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
@@ -85,7 +101,7 @@ fn described(state: ApiState) -> (Router, OpenApi) {
         .components
         .get_or_insert_default()
         .add_security_scheme("token", scheme);
-    (routes, description)
+    description
 }
 
 async fn admit(guard: &Guard, client: ClientIdentity, request: Request, next: Next) -> Response {

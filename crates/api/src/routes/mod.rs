@@ -69,6 +69,13 @@ pub(crate) fn all(state: ApiState) -> (Router, OpenApi) {
     )
 }
 
+/// The description of every route.
+pub(crate) fn description() -> OpenApi {
+    let mut description = monitoring().into_openapi();
+    description.merge(management().into_openapi());
+    description
+}
+
 /// Runs blocking store work off the runtime's own threads.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,

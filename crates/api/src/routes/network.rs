@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
@@ -35,8 +35,9 @@ const TOP_PEERS: usize = 10;
     responses((status = 200, body = Peers), (status = 400, body = ErrorBody)))]
 pub(crate) async fn peers(
     State(state): State<ApiState>,
-    Query(query): Query<PeersQuery>,
+    query: Result<Query<PeersQuery>, QueryRejection>,
 ) -> Result<Json<Peers>, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     if let Some(status) = query
         .status
         .as_deref()
@@ -395,8 +396,9 @@ fn nat_summary(status: &NatStatus) -> &'static str {
     responses((status = 200, body = BandwidthStats), (status = 400, body = ErrorBody)))]
 pub(crate) async fn bandwidth(
     State(state): State<ApiState>,
-    Query(query): Query<BandwidthQuery>,
+    query: Result<Query<BandwidthQuery>, QueryRejection>,
 ) -> Result<Json<BandwidthStats>, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     let period = query.period.unwrap_or_else(|| "1h".to_owned());
     let hours = match period.as_str() {
         "1h" => 1,

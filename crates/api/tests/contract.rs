@@ -1,0 +1,44 @@
+//! The contract that is published (`contracts/network-layer.yaml`) is the one that is served.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::path::Path;
+
+/// JSON is YAML, so the file needs no second format.
+#[test]
+fn given_the_published_contract_when_compared_with_the_served_description_then_they_are_equal() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contracts/network-layer.yaml");
+    let served = serde_json::to_value(warren_api::description()).unwrap();
+    if std::env::var_os("WARREN_BLESS").is_some() {
+        let text = serde_json::to_string_pretty(&served).unwrap();
+        std::fs::write(&path, text + "\n").unwrap();
+    }
+    let published: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert!(
+        published == served,
+        "the routes have changed: write the contract anew with `WARREN_BLESS=1 cargo test -p warren-api --test contract`"
+    );
+}
+
+#[test]
+fn given_the_description_when_read_then_it_names_the_documented_paths_and_wants_a_token() {
+    let served = serde_json::to_value(warren_api::description()).unwrap();
+    for path in [
+        "/health",
+        "/ready",
+        "/metrics",
+        "/chunks/{cid}",
+        "/api/v1/documents",
+        "/api/v1/documents/{id}/content",
+        "/api/v1/network/peers",
+        "/api/v1/network/dht/routing-table",
+        "/api/v1/reload",
+    ] {
+        assert!(served["paths"][path].is_object(), "{path} is missing");
+    }
+    assert_eq!(served["security"][0]["token"], serde_json::json!([]));
+    assert_eq!(
+        served["paths"]["/health"]["get"]["security"],
+        serde_json::json!([{}])
+    );
+}
