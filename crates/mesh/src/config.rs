@@ -215,7 +215,8 @@ impl Default for RelayConfig {
 pub enum RelayClient {
     /// Never.
     Never,
-    /// As soon as members say they cannot dial us.
+    /// When members say they cannot dial us, or see us at an address that is not ours while nobody
+    /// has tested it.
     WhenPrivate,
     /// Always.
     Always,

@@ -164,6 +164,13 @@ impl Mesh {
         }
     }
 
+    /// Tells where peers may be found, as a discovery server says: each is dialled, and dialled again
+    /// with growing pauses, until it is met. A later list replaces this one; who is no longer named
+    /// and was never met is given up.
+    pub async fn found(&self, peers: Vec<(PeerId, Vec<Multiaddr>)>) {
+        let _ = self.send(Command::Found(peers)).await;
+    }
+
     /// Closes all connections with a peer; `false` if there were none. It may come back.
     pub async fn disconnect(&self, peer: PeerId, reason: impl Into<String>) -> bool {
         let reason = reason.into();

@@ -27,18 +27,19 @@ use axum::{
     middleware,
     routing::{delete, get, post},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use warren_identity::{
-    OrganizationId, PeerId, Revocations, Roots, Trust, UnixTime, tls::ClientCertificates,
+    NodeRecord, OrganizationId, PeerId, Revocations, Roots, Signed, Trust, UnixTime,
+    tls::ClientCertificates,
 };
 use warren_telemetry::Metrics;
 
 use crate::{
     core::{
         rate::Limit,
-        registry::{DEFAULT_RETENTION, DEFAULT_TTL, Entry},
+        registry::{DEFAULT_RETENTION, DEFAULT_TTL, Entry, Registration},
         time::UnixMillis,
     },
     engine::Registry,
@@ -166,6 +167,9 @@ pub struct ServerConfig {
     pub registry: Arc<dyn Registry>,
     /// Signs leaves; `None` without the issuer role.
     pub issuer: Option<Issuer>,
+    /// What the server's own node says of itself; listed like any registered node. `None` lists it only if it registers
+    /// itself through some server.
+    pub own_record: Option<watch::Receiver<Option<Signed<NodeRecord>>>>,
     /// How long a registration lives without a heartbeat.
     pub ttl: Duration,
     /// How long an expired registration is listed as offline.
@@ -188,6 +192,7 @@ impl ServerConfig {
             seeds: Vec::new(),
             registry,
             issuer: None,
+            own_record: None,
             ttl: DEFAULT_TTL,
             retention: DEFAULT_RETENTION,
             limits: Limits::default(),
@@ -253,6 +258,7 @@ impl DiscoveryServer {
         let listen = |source| BindError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let local_address = listener.local_addr().map_err(listen)?;
+        let own_record = config.own_record.clone();
         let shared = Arc::new(Shared::new(config, ServerMetrics::register(metrics)));
         if tokio::time::timeout(FIRST_PROBE_TIMEOUT, shared.probe())
             .await
@@ -263,7 +269,11 @@ impl DiscoveryServer {
             );
         }
         let router = router(Arc::clone(&shared));
-        let keeping = tokio::spawn(keep_house(Arc::clone(&shared), shutdown.clone()));
+        let keeping = tokio::spawn(keep_house(
+            Arc::clone(&shared),
+            own_record,
+            shutdown.clone(),
+        ));
         let serving = tokio::spawn(listen::serve(listener, tls, router, shared, shutdown));
         Ok(Self {
             local_address,
@@ -345,6 +355,52 @@ impl Shared {
         }
     }
 
+    /// Lists our own node, or prolongs its entry.
+    async fn list_own(&self, record: &watch::Receiver<Option<Signed<NodeRecord>>>) {
+        let Some(record) = record.borrow().clone() else {
+            return;
+        };
+        let Some(member) = self.trust.own_member() else {
+            return;
+        };
+        let told = record.value();
+        let registration = Registration {
+            peer_id: member.peer_id,
+            organization: member.organization.clone(),
+            name: member.name.clone(),
+            region: told.region.clone(),
+            addresses: told.addresses.clone(),
+            bulk_addresses: told.bulk_addresses.clone(),
+            roles: told.roles.clone(),
+            capabilities: member
+                .capabilities
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            sequence: told.sequence,
+            record: Some(record.to_bytes()),
+            certificate_ends_at: UnixMillis::from_secs(member.not_after.as_secs()),
+        };
+        let listed = self.registry.register(registration, None, now(), self.ttl);
+        if let Err(error) = listed.await {
+            tracing::warn!("this node is not listed in its own registry: {error}");
+        }
+    }
+
+    /// Takes our own node off the list, where it was listed: it stops.
+    async fn unlist_own(&self, record: &watch::Receiver<Option<Signed<NodeRecord>>>) {
+        let Some(peer) = record
+            .borrow()
+            .as_ref()
+            .map(|record| record.value().peer_id)
+        else {
+            return;
+        };
+        if let Err(error) = self.registry.leave(peer, None, now()).await {
+            tracing::debug!("this node stays on its own list until it expires: {error}");
+        }
+    }
+
     async fn probe(&self) {
         let was_up = self.metrics.registry_up.get() == 1;
         match self.registry.probe().await {
@@ -399,10 +455,18 @@ impl Shared {
     }
 }
 
-async fn keep_house(shared: Arc<Shared>, shutdown: CancellationToken) {
+async fn keep_house(
+    shared: Arc<Shared>,
+    own_record: Option<watch::Receiver<Option<Signed<NodeRecord>>>>,
+    shutdown: CancellationToken,
+) {
+    // Without a record of our own the sender is gone at once, which ends the waiting for it.
+    let mut own_record = own_record.unwrap_or_else(|| watch::channel(None).1);
+    let mut own_lives = true;
     let mut probe = tokio::time::interval(PROBE_INTERVAL);
     let mut forget = tokio::time::interval(FORGET_INTERVAL);
-    for interval in [&mut probe, &mut forget] {
+    let mut renew = tokio::time::interval(shared.ttl / 3);
+    for interval in [&mut probe, &mut forget, &mut renew] {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
     let keeping = async {
@@ -413,10 +477,16 @@ async fn keep_house(shared: Arc<Shared>, shutdown: CancellationToken) {
                     shared.count_live().await;
                 }
                 _ = forget.tick() => shared.forget().await,
+                _ = renew.tick() => shared.list_own(&own_record).await,
+                changed = own_record.changed(), if own_lives => match changed {
+                    Ok(()) => shared.list_own(&own_record).await,
+                    Err(_) => own_lives = false,
+                },
             }
         }
     };
     shutdown.run_until_cancelled(keeping).await;
+    shared.unlist_own(&own_record).await;
 }
 
 fn router(shared: Arc<Shared>) -> Router {

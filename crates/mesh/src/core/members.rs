@@ -196,6 +196,11 @@ impl MemberTable {
         self.connected.contains_key(peer)
     }
 
+    /// Whether a member's record is kept, connected or not.
+    pub(crate) fn is_known(&self, peer: &PeerId) -> bool {
+        self.known.contains_key(peer)
+    }
+
     /// Connected as a member.
     pub(crate) fn is_member(&self, peer: &PeerId) -> bool {
         self.connected

@@ -6,6 +6,7 @@
 pub(crate) mod admission;
 pub(crate) mod conduct;
 pub(crate) mod gossip;
+pub(crate) mod leads;
 pub(crate) mod members;
 pub(crate) mod multistream;
 pub(crate) mod nat;

@@ -76,6 +76,21 @@ impl NatView {
         }
     }
 
+    /// Whether a peer sees us at an address that is not ours.
+    pub(crate) fn is_translated(&self) -> bool {
+        let own_ips = self.own_ips();
+        self.observations
+            .values()
+            .any(|(socket, _)| !own_ips.contains(&socket.ip()))
+    }
+
+    fn own_ips(&self) -> BTreeSet<IpAddr> {
+        self.own
+            .iter()
+            .filter_map(|address| Some(socket(address)?.1.ip()))
+            .collect()
+    }
+
     pub(crate) fn reachability(&self) -> Reachability {
         match (self.tested.values().any(|ok| *ok), self.tested.is_empty()) {
             (true, _) => Reachability::Public,
@@ -97,11 +112,7 @@ impl NatView {
     }
 
     fn kind_of(&self, layer: Layer) -> NatKind {
-        let own_ips: BTreeSet<IpAddr> = self
-            .own
-            .iter()
-            .filter_map(|address| Some(socket(address)?.1.ip()))
-            .collect();
+        let own_ips = self.own_ips();
         let (ours, foreign): (Vec<SocketAddr>, Vec<SocketAddr>) = self
             .observations
             .iter()
@@ -168,6 +179,13 @@ mod tests {
             view(OWN, &["/ip4/203.0.113.1/udp/5000/quic-v1"]).kind(),
             NatKind::Unknown
         );
+    }
+
+    #[test]
+    fn given_views_when_one_is_foreign_then_we_are_translated() {
+        let (ours, foreign) = (OWN[0], "/ip4/203.0.113.1/udp/5000/quic-v1");
+        assert!(!view(OWN, &[ours]).is_translated());
+        assert!(view(OWN, &[ours, foreign]).is_translated());
     }
 
     #[test]

@@ -136,6 +136,18 @@ impl<K: Ord + Clone> RedialPlan<K> {
         target.state = State::Due(now + shorten(delay, jitter));
     }
 
+    /// Something new is known of where the target is: due now, if it waits at all.
+    pub(crate) fn hurry(&mut self, key: &K, now: Instant) {
+        if let Some(target) = self.targets.get_mut(key)
+            && matches!(target.state, State::Due(_))
+        {
+            *target = Target {
+                state: State::Due(now),
+                failures: 0,
+            };
+        }
+    }
+
     /// The network under us changed: everything that waits is due now.
     pub(crate) fn network_changed(&mut self, now: Instant) {
         for target in self.targets.values_mut() {
@@ -258,6 +270,22 @@ mod tests {
         assert_eq!(plan.poll_timeout(), None);
         plan.lost(&1, now, 0.0);
         assert_eq!(delay_after(&plan, now), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn given_a_target_that_waits_when_there_is_news_of_it_then_it_is_due_and_a_connected_one_is_not()
+     {
+        let now = Instant::now();
+        let mut plan = RedialPlan::new(POLICY);
+        for key in [1, 2] {
+            plan.add(key, now);
+        }
+        plan.failed(&1, Failure::Refused, now, 0.0);
+        plan.connected(&2);
+        for key in [1, 2, 3] {
+            plan.hurry(&key, now);
+        }
+        assert_eq!(plan.handle_timeout(now, 8), [1]);
     }
 
     #[test]

@@ -95,6 +95,7 @@ impl Node {
     }
 
     /// Configured addresses alone; else where we listen, what was confirmed and what relays offer.
+    /// What leads to a machine of its own link only is left out.
     fn announceable(&self) -> Vec<Multiaddr> {
         if !self.config.announce_addresses.is_empty() {
             return self
@@ -107,6 +108,7 @@ impl Node {
         }
         let mut addresses: Vec<Multiaddr> = self.swarm.external_addresses().cloned().collect();
         addresses.extend(self.swarm.listeners().cloned());
+        addresses.retain(|address| !is_link_local(address));
         addresses.sort();
         addresses.dedup();
         if addresses.iter().any(|address| !is_loopback(address)) {
@@ -115,6 +117,12 @@ impl Node {
         addresses.truncate(MAX_ADDRESSES);
         addresses
     }
+}
+
+/// Whether an address has a meaning on one link only: without the name of an interface, which differs
+/// from machine to machine, nobody can dial it.
+pub(super) fn is_link_local(address: &Multiaddr) -> bool {
+    matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local())
 }
 
 /// Whether an address leads nowhere but to its own machine.

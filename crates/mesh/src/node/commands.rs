@@ -23,6 +23,7 @@ pub(crate) enum Command {
         address: Multiaddr,
         reply: Reply<Result<PeerId, ConnectError>>,
     },
+    Found(Vec<(PeerId, Vec<Multiaddr>)>),
     Disconnect {
         peer: PeerId,
         reason: String,
@@ -81,6 +82,7 @@ impl Node {
                 let _ = reply.send(self.announced.current().to_vec());
             }
             Command::Connect { address, reply } => self.connect(address, reply),
+            Command::Found(list) => self.on_found(list),
             Command::Disconnect {
                 peer,
                 reason,

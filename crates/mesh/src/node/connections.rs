@@ -18,18 +18,22 @@ use crate::core::protocol::MessageType;
 use crate::core::redial::Failure;
 use crate::error::ConnectError;
 use crate::info::{ConnectionInfo, DisconnectReason, MeshEvent};
+use crate::node::reach::is_circuit;
 use crate::node::{Node, jitter};
 use crate::transport;
 
 /// Targets dialled per tick: a mesh that comes up does not dial everyone in the same instant.
 const DIALS_PER_TICK: usize = 16;
 
+/// Direct addresses of a peer that are dialled before its circuits; eight are dialled at once.
+const DIRECT_BEFORE_CIRCUITS: usize = 5;
+
 /// Whom to keep dialling.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
     /// A configured address, and who is expected there or was found there.
     Bootstrap(Multiaddr),
-    /// A member seen before, or a neighbour found by mDNS.
+    /// A member seen before, a neighbour found by mDNS, or somebody a discovery server names.
     Peer(PeerId),
 }
 
@@ -225,7 +229,7 @@ impl Node {
                     None => DialOpts::unknown_peer_id().address(address.clone()).build(),
                 },
                 Target::Peer(peer) => DialOpts::peer_id(*peer)
-                    .addresses(self.table.addresses(peer))
+                    .addresses(self.addresses_to_dial(peer))
                     .extend_addresses_through_behaviour()
                     .condition(PeerCondition::DisconnectedAndNotDialing)
                     .build(),
@@ -236,6 +240,44 @@ impl Node {
                 self.on_dial_failed(id, None, &error);
             }
         }
+    }
+
+    /// A source names peers: they are dialled until they are met or the source drops them.
+    pub(super) fn on_found(&mut self, mut list: Vec<(PeerId, Vec<Multiaddr>)>) {
+        let now = Instant::now();
+        let local = *self.swarm.local_peer_id();
+        list.retain(|(peer, _)| *peer != local);
+        let changed = self.leads.replace(list);
+        for peer in changed.gone {
+            if !self.table.is_known(&peer) {
+                self.redial.remove(&Target::Peer(peer));
+            }
+        }
+        for peer in self.leads.peers() {
+            self.redial.add(Target::Peer(peer), now);
+            if self.table.is_connected(&peer) {
+                self.redial.connected(&Target::Peer(peer));
+            }
+        }
+        for peer in changed.news {
+            self.redial.hurry(&Target::Peer(peer), now);
+        }
+        self.dial_due(now);
+    }
+
+    /// All that is known of where a peer is. Direct addresses come first; circuits come early enough
+    /// to be dialled beside them, since a direct address that nobody answers at takes its time to fail.
+    fn addresses_to_dial(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let mut all = self.table.addresses(peer);
+        for lead in self.leads.of(peer) {
+            if !all.contains(lead) {
+                all.push(lead.clone());
+            }
+        }
+        let (circuits, mut ordered): (Vec<_>, Vec<_>) = all.into_iter().partition(is_circuit);
+        let beside = ordered.len().min(DIRECT_BEFORE_CIRCUITS);
+        ordered.splice(beside..beside, circuits);
+        ordered
     }
 
     /// Below the wanted number of members, known ones become targets.

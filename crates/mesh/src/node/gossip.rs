@@ -17,6 +17,7 @@ use crate::core::gossip::{
 use crate::error::{PublishError, StartError};
 use crate::info::MeshEvent;
 use crate::node::Node;
+use crate::node::connections::Target;
 
 impl Node {
     pub(super) fn subscribe_topics(&mut self) -> Result<(), StartError> {
@@ -228,6 +229,8 @@ impl Node {
             self.forget_route(&peer);
             self.learn_route(peer);
         }
+        // It may have moved: what failed at the old address may work at the new one.
+        self.redial.hurry(&Target::Peer(peer), Instant::now());
         self.emit(MeshEvent::RecordUpdated { record });
         Verdict::Accept
     }

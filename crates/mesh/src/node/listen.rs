@@ -12,7 +12,7 @@ use libp2p::swarm::SwarmEvent;
 
 use crate::error::StartError;
 use crate::node::Node;
-use crate::node::addresses::is_loopback;
+use crate::node::addresses::{is_link_local, is_loopback};
 use crate::node::reach::is_circuit;
 use crate::transport;
 
@@ -98,7 +98,8 @@ impl Node {
         if let Some(configured) = self.listeners.open.get(&id) {
             // Whoever relays is dialled and seldom dials, so nobody tells it what it is seen at; and
             // a relay without an address of its own can grant no slot.
-            let offered = is_loopback(configured) || !is_loopback(&address);
+            let offered =
+                (is_loopback(configured) || !is_loopback(&address)) && !is_link_local(&address);
             if self.config.relay.server.is_some()
                 && self.config.announce_addresses.is_empty()
                 && offered

@@ -33,6 +33,7 @@ use crate::behaviour::{Behaviour, Event};
 use crate::config::MeshConfig;
 use crate::core::admission::ListNumbers;
 use crate::core::conduct::Conduct;
+use crate::core::leads::Leads;
 use crate::core::members::MemberTable;
 use crate::core::nat::NatView;
 use crate::core::rate_limit::RequestLimiter;
@@ -83,6 +84,7 @@ pub(crate) struct Node {
     gate: Arc<Gate>,
     metrics: MeshMetrics,
     table: MemberTable,
+    leads: Leads,
     redial: RedialPlan<Target>,
     limiter: RequestLimiter,
     conduct: Conduct,
@@ -150,6 +152,7 @@ impl Node {
             swarm,
             metrics,
             table: MemberTable::default(),
+            leads: Leads::default(),
             redial: RedialPlan::new(config.redial),
             limiter: RequestLimiter::new(config.limits.requests),
             conduct: Conduct::default(),

@@ -75,7 +75,15 @@ impl Node {
         let wanted = match self.config.relay.client {
             RelayClient::Never => false,
             RelayClient::Always => true,
-            RelayClient::WhenPrivate => self.nat.reachability() == Reachability::Private,
+            RelayClient::WhenPrivate => match self.nat.reachability() {
+                Reachability::Private => true,
+                Reachability::Public => false,
+                // A test takes many seconds, and behind a translator it mostly fails: a slot at once
+                // spares the wait. Who announces a forwarded port says that it can be reached.
+                Reachability::Unknown => {
+                    self.nat.is_translated() && self.config.announce_addresses.is_empty()
+                }
+            },
         };
         if !wanted {
             let slots = std::mem::take(&mut self.relays.slots);

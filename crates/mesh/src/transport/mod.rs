@@ -24,8 +24,9 @@ use crate::core::admission::AdmissionError;
 use crate::error::StartError;
 use crate::gate::Gate;
 
-/// Dial or accept, security handshake and multiplexer, before admission begins.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Dial or accept, security handshake and multiplexer, before admission begins. Less than the ten
+/// seconds after which whoever asks to have an address tested gives up waiting for the outcome.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Substreams open at once on one TCP connection, by both sides together.
 const MAX_SUBSTREAMS: usize = 1_024;
