@@ -1,12 +1,10 @@
 //! The discovery server with its engine and issuer, and the client that keeps this node registered.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use futures::StreamExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use warren_config::{Role, Settings};
@@ -33,8 +31,6 @@ use crate::files;
 
 /// File of the embedded registry in the storage folder.
 const REGISTRY_FILE: &str = "discovery.redb";
-/// Peers dialled at once when a list arrives.
-const CONCURRENT_DIALS: usize = 16;
 
 impl LedgerStore for CaFolder {
     fn update(
@@ -66,6 +62,7 @@ pub(crate) struct RunningServer {
 pub(crate) async fn start_server(
     settings: &Settings,
     trust: &Trust,
+    own_record: watch::Receiver<Option<Signed<NodeRecord>>>,
     metrics: &Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<Option<RunningServer>> {
@@ -82,6 +79,8 @@ pub(crate) async fn start_server(
     if server.anonymous_bootstrap {
         config.bootstrap_access = BootstrapAccess::Anyone;
     }
+    // Nodes that know nothing but this server find the mesh through it.
+    config.own_record = Some(own_record);
     config.ttl = server.peer_expiry;
     config.seeds = seeds(settings)?;
     config.guests = guests(settings, trust)?;
@@ -216,47 +215,18 @@ pub(crate) fn start_client(
     Ok(Some(RunningClient { client, peers }))
 }
 
-/// Dials every peer that a server names and that is not connected yet.
+/// Has every peer that a server names dialled.
 pub(crate) async fn dial_found(
     mesh: Mesh,
     mut peers: mpsc::Receiver<Vec<PeerEntry>>,
     shutdown: CancellationToken,
 ) {
     while let Some(Some(found)) = shutdown.run_until_cancelled(peers.recv()).await {
-        let connected: BTreeSet<_> = mesh
-            .peers()
-            .await
-            .into_iter()
-            .map(|peer| peer.peer_id)
-            .collect();
-        let new = found
-            .into_iter()
-            .filter(|entry| entry.peer_id != mesh.peer_id() && !connected.contains(&entry.peer_id));
-        let dials = futures::stream::iter(new).for_each_concurrent(CONCURRENT_DIALS, |entry| {
-            let mesh = mesh.clone();
-            async move { dial(&mesh, &entry).await }
+        let known = found.into_iter().map(|entry| {
+            let addresses = entry.addresses.iter().filter_map(|text| text.parse().ok());
+            (entry.peer_id, addresses.collect::<Vec<Multiaddr>>())
         });
-        if shutdown.run_until_cancelled(dials).await.is_none() {
-            break;
-        }
-    }
-}
-
-async fn dial(mesh: &Mesh, entry: &PeerEntry) {
-    for address in &entry.addresses {
-        let Some(address) = address
-            .parse::<Multiaddr>()
-            .ok()
-            .and_then(|address| address.with_p2p(entry.peer_id).ok())
-        else {
-            continue;
-        };
-        match mesh.connect(address).await {
-            Ok(_) => return,
-            Err(error) => {
-                tracing::debug!(peer = %entry.peer_id, "a peer named by discovery was not reached: {error}")
-            }
-        }
+        mesh.found(known.collect()).await;
     }
 }
 

@@ -111,6 +111,40 @@ pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> 
     Ok(trust)
 }
 
+/// Everything that is wrong with the files, where [`load`] stops at the first.
+#[must_use]
+pub fn problems(settings: &Settings, now: UnixTime) -> Vec<MaterialError> {
+    let security = &settings.network.security;
+    let mut problems: Vec<MaterialError> = node_key(settings).err().into_iter().collect();
+    let organization = match leaf(&security.tls_cert) {
+        Ok(leaf) => Some(leaf.organization().clone()),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    };
+    let named = settings.network.organization_id.clone();
+    let organization = match named.map(OrganizationId::new).transpose() {
+        Ok(named) => named.or(organization),
+        Err(problem) => {
+            problems.push(problem.into());
+            None
+        }
+    };
+    // Without an organisation there is nothing to check the CA against.
+    if let Some(organization) = organization {
+        problems.extend(roots(&security.ca_cert, organization).err());
+    }
+    if let Some(tls) = &settings.api.tls {
+        problems.extend(https_identity(&tls.cert, &tls.key).err());
+    }
+    if problems.is_empty() {
+        // Each file is good by itself: whether they belong together.
+        problems.extend(load(settings, now).err());
+    }
+    problems
+}
+
 /// Where lists learnt from peers are kept.
 #[must_use]
 pub fn learnt_crl(settings: &Settings) -> PathBuf {
@@ -189,11 +223,22 @@ pub fn replace_leaf(
         })
 }
 
-/// Merges every revocation list of a file. Returns whether one was newer than what was known.
+/// What the revocation lists of a file changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileMerge {
+    /// One was newer than what was known, and is in force now.
+    Newer,
+    /// All were known.
+    Known,
+    /// One was older than what is in force, which stays: the file lags behind the peers, or somebody put an old one back.
+    Older,
+}
+
+/// Merges every revocation list of a file.
 ///
 /// # Errors
-/// A list that no trusted CA signed. An older list than the known one is left alone: the file may lag behind the peers.
-pub fn merge_file(trust: &Trust, path: &Path) -> Result<bool, MaterialError> {
+/// A list that no trusted CA signed.
+pub fn merge_file(trust: &Trust, path: &Path) -> Result<FileMerge, MaterialError> {
     let text = files::read_text(
         "the revocation list",
         path,
@@ -204,15 +249,19 @@ pub fn merge_file(trust: &Trust, path: &Path) -> Result<bool, MaterialError> {
         source,
     };
     let lists = revocations_from_pem(&text, &trust.roots()).map_err(crl_error)?;
-    let mut newer = false;
+    let (mut newer, mut older) = (false, false);
     for list in lists.lists() {
         match trust.merge_revocations(list.der()) {
             Ok(outcome) => newer |= matches!(outcome, MergeOutcome::Updated),
-            Err(CrlError::Replayed { .. }) => {}
+            Err(CrlError::Replayed { .. }) => older = true,
             Err(source) => return Err(crl_error(source)),
         }
     }
-    Ok(newer)
+    Ok(match (newer, older) {
+        (_, true) => FileMerge::Older,
+        (true, false) => FileMerge::Newer,
+        (false, false) => FileMerge::Known,
+    })
 }
 
 /// Writes every list in force to the storage folder.
@@ -230,7 +279,10 @@ pub fn keep_revocations(trust: &Trust, path: &Path) -> Result<(), FileError> {
 }
 
 /// The certificate of the management API, where it is not the node's own leaf.
-fn https_identity(cert: &Path, key: &Path) -> Result<Option<HttpsIdentity>, MaterialError> {
+///
+/// # Errors
+/// A missing file, or a key that is not the certificate's.
+pub fn https_identity(cert: &Path, key: &Path) -> Result<Option<HttpsIdentity>, MaterialError> {
     let hint = "take api.tls out to serve the node's own certificate";
     let certificates = files::read_text("the API certificate", cert, hint)?;
     if Leaf::from_pem(&certificates).is_ok() {

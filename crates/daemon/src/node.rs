@@ -18,13 +18,13 @@ use warren_api::guard::{ClientIdentity, Guard};
 use warren_api::serve::{ListenerTls, serve};
 use warren_api::traffic_log::TrafficLog;
 use warren_api::{ApiState, NodeFacts};
-use warren_config::{Loaded, Settings};
+use warren_config::{Loaded, Role, Settings};
 use warren_content::retrieve::{Peers, Retriever, RetrieverOptions};
 use warren_content::transfer::bulk::{BulkListener, far_end};
 use warren_content::transfer::{BlockServer, TransferLimits, TransferMetrics};
 use warren_content::{Store, StoreOptions};
 use warren_identity::tls::{ClientCertificates, https_server, member_from_tls};
-use warren_identity::{Capability, PeerId, Trust, UnixTime};
+use warren_identity::{Capability, NodeRecord, PeerId, Signed, Trust, UnixTime};
 use warren_mesh::{BLOCKS_PROTOCOL, Mesh, Multiaddr};
 use warren_telemetry::health::Weight;
 use warren_telemetry::logging::LogHandle;
@@ -149,10 +149,16 @@ impl Node {
             ..
         } = &ground;
         let (mesh_peers, retriever) = start_retriever(&ground, &content, &mesh);
-        let server =
-            discovery_parts::start_server(&settings, trust, &ground.metrics, shutdown.clone())
-                .await?;
-        let refresh = start_client(&settings, &ground, &mesh, content.bulk_address)?;
+        let record = start_record(&settings, &ground, &mesh, content.bulk_address);
+        let server = discovery_parts::start_server(
+            &settings,
+            trust,
+            record.clone(),
+            &ground.metrics,
+            shutdown.clone(),
+        )
+        .await?;
+        let refresh = start_client(&settings, &ground, &mesh, record)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::new(settings.clone()));
         let keeper = TrustKeeper::new(
             trust.clone(),
@@ -321,6 +327,7 @@ async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<C
     let health = ground.health.component("storage", Weight::Vital);
     let path = settings.storage.path.join("store");
     files::make_folder(&settings.storage.path)?;
+    let watched = path.clone();
     let options = StoreOptions {
         max_bytes: Some(settings.storage.max_size),
     };
@@ -330,7 +337,7 @@ async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<C
         .context("opening the store broke off")??;
     ground.tasks.spawn(upkeep::watch_store(
         store.clone(),
-        settings.storage.path.clone(),
+        watched,
         health,
         ground.shutdown.clone(),
     ));
@@ -402,14 +409,36 @@ async fn start_mesh(
     Ok(mesh)
 }
 
+/// Starts what keeps the node's signed record for discovery servers, its own and others'; `None` as long as there is none,
+/// and for good where the node is not to be registered.
+fn start_record(
+    settings: &Settings,
+    ground: &Ground,
+    mesh: &Mesh,
+    bulk_address: Option<SocketAddr>,
+) -> watch::Receiver<Option<Signed<NodeRecord>>> {
+    let (sender, record) = watch::channel(None);
+    let discovery = &settings.network.discovery;
+    let asked_for = !discovery.servers.is_empty() || settings.roles.contains(&Role::Discovery);
+    if asked_for && discovery.registration.auto_register {
+        ground.tasks.spawn(discovery_parts::keep_record(
+            mesh.clone(),
+            ground.trust.clone(),
+            description(settings, bulk_address),
+            sender,
+            ground.shutdown.clone(),
+        ));
+    }
+    record
+}
+
 /// Starts the discovery client with its tasks; gives what asks it for the list again.
 fn start_client(
     settings: &Settings,
     ground: &Ground,
     mesh: &Mesh,
-    bulk_address: Option<SocketAddr>,
+    records: watch::Receiver<Option<Signed<NodeRecord>>>,
 ) -> anyhow::Result<Option<Arc<tokio::sync::Notify>>> {
-    let (record, records) = watch::channel(None);
     let started = discovery_parts::start_client(
         settings,
         &ground.trust,
@@ -421,10 +450,7 @@ fn start_client(
         return Ok(None);
     };
     let Ground {
-        tasks,
-        shutdown,
-        trust,
-        ..
+        tasks, shutdown, ..
     } = ground;
     let health = ground.health.component("discovery", Weight::Needed);
     tasks.spawn(discovery_parts::watch_client(
@@ -437,16 +463,6 @@ fn start_client(
         peers,
         shutdown.clone(),
     ));
-    if settings.network.discovery.registration.auto_register {
-        let node = description(settings, bulk_address);
-        tasks.spawn(discovery_parts::keep_record(
-            mesh.clone(),
-            trust.clone(),
-            node,
-            record,
-            shutdown.clone(),
-        ));
-    }
     let refresh = Arc::new(tokio::sync::Notify::new());
     let (asked, shutdown) = (Arc::clone(&refresh), shutdown.clone());
     tasks.spawn(async move {

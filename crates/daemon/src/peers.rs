@@ -5,7 +5,7 @@
 //! NATs, blocks take a stream of the mesh connection.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -262,19 +262,26 @@ fn bulk_addresses(info: &PeerInfo) -> Vec<String> {
     let seen: BTreeSet<IpAddr> = direct
         .filter_map(|connection| ip_of(&connection.remote_address))
         .collect();
-    let mut addresses = Vec::new();
-    for announced in &record.bulk_addresses {
-        match announced.parse::<std::net::SocketAddr>() {
-            Ok(socket) if socket.ip().is_unspecified() => {
-                addresses.extend(
-                    seen.iter()
-                        .map(|ip| std::net::SocketAddr::new(*ip, socket.port()).to_string()),
-                );
+    expand(&record.bulk_addresses, &seen)
+}
+
+/// Puts each address that a peer is seen at in the place of `0.0.0.0` and `[::]`; no address comes twice.
+fn expand(announced: &[String], seen: &BTreeSet<IpAddr>) -> Vec<String> {
+    let mut addresses: Vec<String> = Vec::new();
+    for announced in announced {
+        let meant = match announced.parse::<SocketAddr>() {
+            Ok(socket) if socket.ip().is_unspecified() => seen
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, socket.port()).to_string())
+                .collect(),
+            _ => vec![announced.clone()],
+        };
+        for address in meant {
+            if !addresses.contains(&address) {
+                addresses.push(address);
             }
-            _ => addresses.push(announced.clone()),
         }
     }
-    addresses.dedup();
     addresses
 }
 
@@ -378,4 +385,48 @@ async fn listed(store: Store) -> Vec<DocumentId> {
         }
     });
     walked.await.unwrap_or_default().into_keys().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn expanded(announced: &[&str], seen: &[&str]) -> Vec<String> {
+        let announced: Vec<String> = announced.iter().map(|one| (*one).to_owned()).collect();
+        expand(&announced, &seen.iter().map(|ip| ip.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn a_port_without_an_address_is_tried_wherever_the_peer_is_seen() {
+        assert_eq!(
+            expanded(&["0.0.0.0:4002"], &["10.0.1.5", "fd00::5"]),
+            ["10.0.1.5:4002", "[fd00::5]:4002"]
+        );
+    }
+
+    #[test]
+    fn announced_addresses_are_tried_as_they_are_and_once() {
+        assert_eq!(
+            expanded(
+                &["node1.acme.com:4002", "10.0.1.5:4002", "0.0.0.0:4002", "[::]:4002"],
+                &["10.0.1.5"]
+            ),
+            ["node1.acme.com:4002", "10.0.1.5:4002"]
+        );
+    }
+
+    #[test]
+    fn a_peer_that_is_seen_nowhere_directly_has_no_port_to_try() {
+        assert!(expanded(&["0.0.0.0:4002"], &[]).is_empty());
+    }
+
+    #[test]
+    fn only_the_first_part_of_an_address_is_where_a_peer_is_seen() {
+        let relayed: Multiaddr = "/dns4/relay.acme.com/tcp/4001/ip4/10.0.0.1".parse().unwrap();
+        let direct: Multiaddr = "/ip6/fd00::5/udp/4001/quic-v1".parse().unwrap();
+
+        assert_eq!(ip_of(&relayed), None);
+        assert_eq!(ip_of(&direct), Some("fd00::5".parse().unwrap()));
+    }
 }

@@ -18,7 +18,7 @@ use warren_telemetry::ComponentHealth;
 
 use crate::ca_folder::CaFolder;
 use crate::files::{self, Overwrite};
-use crate::material::{self, MaterialError};
+use crate::material::{self, FileMerge, MaterialError};
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,6 +59,10 @@ pub(crate) struct TrustKeeper {
     leaf: Watched,
     roots: Watched,
     crl: Option<Watched>,
+    /// Certificate and key of the management API, where it has its own.
+    api: Option<(Watched, Watched)>,
+    /// The newest leaf file could not be used.
+    leaf_refused: bool,
     learnt: PathBuf,
     kept_number: u64,
     health: ComponentHealth,
@@ -77,6 +81,13 @@ impl TrustKeeper {
             leaf: Watched::new(security.tls_cert.clone()),
             roots: Watched::new(security.ca_cert.clone()),
             crl: security.crl.clone().map(Watched::new),
+            api: now.api.tls.as_ref().filter(|tls| tls.cert != security.tls_cert).map(|tls| {
+                (
+                    Watched::new(tls.cert.clone()),
+                    Watched::new(tls.key.clone()),
+                )
+            }),
+            leaf_refused: false,
             learnt: material::learnt_crl(&now),
             kept_number: 0,
             next_renewal: tokio::time::Instant::now(),
@@ -144,19 +155,39 @@ impl TrustKeeper {
                         source: Box::new(source),
                     })
             });
+            // A leaf that was refused for want of these gets another look.
+            if replaced.is_ok() && self.leaf_refused {
+                self.leaf.seen = None;
+            }
             told(replaced, "CA certificates", &self.roots.path);
         }
         if self.leaf.changed() {
             let path = &self.leaf.path;
             let replaced = material::leaf(path)
                 .and_then(|leaf| material::replace_leaf(&self.trust, path, leaf, now));
+            self.leaf_refused = replaced.is_err();
             told(replaced, "certificate", path);
+        }
+        if let Some((cert, key)) = &mut self.api {
+            // Both are looked at: either may be copied first.
+            let changed = [cert.changed(), key.changed()].contains(&true);
+            if changed {
+                let replaced = material::https_identity(&cert.path, &key.path)
+                    .map(|identity| self.trust.replace_https_identity(identity));
+                told(replaced, "API certificate", &cert.path);
+            }
         }
         if let Some(crl) = &mut self.crl
             && crl.changed()
         {
-            let merged = material::merge_file(&self.trust, &crl.path).map(drop);
-            told(merged, "revocation list", &crl.path);
+            match material::merge_file(&self.trust, &crl.path) {
+                Ok(FileMerge::Known) => {}
+                Ok(FileMerge::Older) => tracing::warn!(
+                    "{} is an older revocation list than the one in force, which stays: sign a fresh one with `warren ca crl`",
+                    crl.path.display()
+                ),
+                merged => told(merged.map(drop), "revocation list", &crl.path),
+            }
         }
     }
 
