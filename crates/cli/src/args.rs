@@ -308,7 +308,7 @@ pub(crate) struct KeygenArgs {
     /// File to write the key to, mode 0600
     #[arg(long, value_name = "FILE", required_unless_present = "key")]
     pub(crate) output: Option<PathBuf>,
-    /// Replace the file if it is there
+    /// Replace the files if they are there
     #[arg(long)]
     pub(crate) force: bool,
     /// Also write a certificate request for the key to this file (of an existing key, with --key)

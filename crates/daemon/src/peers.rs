@@ -394,7 +394,10 @@ mod tests {
 
     fn expanded(announced: &[&str], seen: &[&str]) -> Vec<String> {
         let announced: Vec<String> = announced.iter().map(|one| (*one).to_owned()).collect();
-        expand(&announced, &seen.iter().map(|ip| ip.parse().unwrap()).collect())
+        expand(
+            &announced,
+            &seen.iter().map(|ip| ip.parse().unwrap()).collect(),
+        )
     }
 
     #[test]
@@ -409,7 +412,12 @@ mod tests {
     fn announced_addresses_are_tried_as_they_are_and_once() {
         assert_eq!(
             expanded(
-                &["node1.acme.com:4002", "10.0.1.5:4002", "0.0.0.0:4002", "[::]:4002"],
+                &[
+                    "node1.acme.com:4002",
+                    "10.0.1.5:4002",
+                    "0.0.0.0:4002",
+                    "[::]:4002"
+                ],
                 &["10.0.1.5"]
             ),
             ["node1.acme.com:4002", "10.0.1.5:4002"]
@@ -423,7 +431,9 @@ mod tests {
 
     #[test]
     fn only_the_first_part_of_an_address_is_where_a_peer_is_seen() {
-        let relayed: Multiaddr = "/dns4/relay.acme.com/tcp/4001/ip4/10.0.0.1".parse().unwrap();
+        let relayed: Multiaddr = "/dns4/relay.acme.com/tcp/4001/ip4/10.0.0.1"
+            .parse()
+            .unwrap();
         let direct: Multiaddr = "/ip6/fd00::5/udp/4001/quic-v1".parse().unwrap();
 
         assert_eq!(ip_of(&relayed), None);

@@ -81,12 +81,17 @@ impl TrustKeeper {
             leaf: Watched::new(security.tls_cert.clone()),
             roots: Watched::new(security.ca_cert.clone()),
             crl: security.crl.clone().map(Watched::new),
-            api: now.api.tls.as_ref().filter(|tls| tls.cert != security.tls_cert).map(|tls| {
-                (
-                    Watched::new(tls.cert.clone()),
-                    Watched::new(tls.key.clone()),
-                )
-            }),
+            api: now
+                .api
+                .tls
+                .as_ref()
+                .filter(|tls| tls.cert != security.tls_cert)
+                .map(|tls| {
+                    (
+                        Watched::new(tls.cert.clone()),
+                        Watched::new(tls.key.clone()),
+                    )
+                }),
             leaf_refused: false,
             learnt: material::learnt_crl(&now),
             kept_number: 0,

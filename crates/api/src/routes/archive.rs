@@ -1,5 +1,6 @@
 //! Folders on the wire: a POSIX tar stream in, a POSIX tar stream out. Neither is ever held as a whole.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use warren_content::{DocumentId, Store};
 use warren_identity::NodeKey;
 use warren_telemetry::SourceType;
 
-use super::documents::{content_headers, not_modified, put_error, retrieve_error};
+use super::answer::{content_headers, not_modified, put_error, retrieve_error};
 use crate::error::ApiError;
 use crate::range::{Selection, select};
 use crate::state::ApiState;
@@ -28,6 +29,9 @@ const PIECE_BYTES: usize = 256 * 1024;
 const QUEUE_PIECES: usize = 16;
 /// Files one folder may have.
 const MAX_FILES: usize = 1_000_000;
+
+/// Bytes that may stand before a file's content: headers, long names, extended attributes. The parser keeps them in memory.
+const MAX_HEADER_BYTES: u64 = 256 * 1024;
 
 /// What the parser found next.
 enum Part {
@@ -106,23 +110,33 @@ fn parse(body: impl Read, parts: &mpsc::Sender<Part>) -> io::Result<()> {
             .blocking_send(part)
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     };
-    let mut archive = tar::Archive::new(body);
-    for entry in archive.entries()? {
+    let allowance = Cell::new(MAX_HEADER_BYTES);
+    let mut archive = tar::Archive::new(Metered {
+        body,
+        allowance: &allowance,
+    });
+    let mut entries = archive.entries()?;
+    while let Some(entry) = {
+        allowance.set(MAX_HEADER_BYTES);
+        entries.next()
+    } {
+        allowance.set(u64::MAX);
         let mut entry = entry?;
         let path = entry.path()?;
         let path = path.strip_prefix(".").unwrap_or(&path);
-        let Some(name) = path.to_str().map(str::to_owned) else {
-            send(Part::Skipped(path.display().to_string()))?;
-            continue;
-        };
+        let name = path.to_str().map(str::to_owned);
+        let shown = path.display().to_string();
         let kind = entry.header().entry_type();
-        if kind.is_dir() {
-            continue;
-        }
-        if !kind.is_file() {
-            send(Part::Skipped(name))?;
-            continue;
-        }
+        let name = match name {
+            Some(name) if kind.is_file() => name,
+            _ => {
+                if !kind.is_dir() {
+                    send(Part::Skipped(shown))?;
+                }
+                io::copy(&mut entry, &mut io::sink())?;
+                continue;
+            }
+        };
         let mut left = entry.size();
         send(Part::File(name))?;
         while left > 0 {
@@ -134,6 +148,27 @@ fn parse(body: impl Read, parts: &mpsc::Sender<Part>) -> io::Result<()> {
         send(Part::End)?;
     }
     Ok(())
+}
+
+/// A reader that gives no more than the allowance of the moment.
+struct Metered<'a, R> {
+    body: R,
+    allowance: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.allowance.get();
+        if left == 0 && !into.is_empty() {
+            return Err(io::Error::other(format!(
+                "a header is larger than {MAX_HEADER_BYTES} bytes"
+            )));
+        }
+        let most = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let count = self.body.read(&mut into[..most])?;
+        self.allowance.set(left - count as u64);
+        Ok(count)
+    }
 }
 
 /// One file of the stream, as the store reads it.
@@ -279,5 +314,136 @@ impl Write for PieceWriter<'_> {
         self.pieces
             .blocking_send(Ok(piece.into()))
             .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    /// What came of a tar stream: names with their bytes, what was skipped, and how it ended.
+    #[derive(Debug, Default, PartialEq)]
+    struct Parsed {
+        files: Vec<(String, usize)>,
+        skipped: Vec<String>,
+        broken: Option<String>,
+    }
+
+    fn parsed(stream: &[u8]) -> Parsed {
+        let (parts, mut queue) = mpsc::channel(1024);
+        let broken = parse(stream, &parts).err().map(|error| error.to_string());
+        drop(parts);
+        let mut parsed = Parsed {
+            broken,
+            ..Parsed::default()
+        };
+        while let Some(part) = queue.blocking_recv() {
+            match part {
+                Part::File(name) => parsed.files.push((name, 0)),
+                Part::Data(piece) => parsed.files.last_mut().unwrap().1 += piece.len(),
+                Part::Skipped(name) => parsed.skipped.push(name),
+                Part::End | Part::Broken(_) | Part::Finished => {}
+            }
+        }
+        parsed
+    }
+
+    fn header(kind: tar::EntryType, name: &str, size: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        // Straight into the field: the library's setter refuses hostile names.
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_cksum();
+        header
+    }
+
+    fn entry(kind: tar::EntryType, name: &str, content: &[u8]) -> Vec<u8> {
+        let mut bytes = header(kind, name, content.len() as u64).as_bytes().to_vec();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    fn whole(entries: &[Vec<u8>]) -> Vec<u8> {
+        let mut stream = entries.concat();
+        stream.resize(stream.len() + 1024, 0);
+        stream
+    }
+
+    #[test]
+    fn given_files_folders_and_links_when_parsed_then_files_come_and_links_are_named() {
+        let stream = whole(&[
+            entry(tar::EntryType::Directory, "docs/", b""),
+            entry(tar::EntryType::Regular, "./docs/a.txt", b"abc"),
+            entry(tar::EntryType::Symlink, "docs/link", b""),
+            entry(tar::EntryType::Fifo, "docs/pipe", b""),
+            entry(tar::EntryType::Regular, "docs/empty", b""),
+        ]);
+
+        let parsed = parsed(&stream);
+
+        assert_eq!(
+            parsed.files,
+            [("docs/a.txt".to_owned(), 3), ("docs/empty".to_owned(), 0)]
+        );
+        assert_eq!(parsed.skipped, ["docs/link", "docs/pipe"]);
+        assert_eq!(parsed.broken, None);
+    }
+
+    #[test]
+    fn given_a_stream_cut_anywhere_when_parsed_then_it_never_ends_in_order_with_a_half_file() {
+        let stream = whole(&[entry(tar::EntryType::Regular, "a", &[7; 700])]);
+
+        for length in 1..stream.len() - 1024 {
+            let parsed = parsed(&stream[..length]);
+
+            let half = parsed.files.iter().any(|(_, size)| *size < 700);
+            assert!(
+                parsed.broken.is_some() || !half,
+                "cut at {length}: {parsed:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn given_a_size_that_is_a_lie_when_parsed_then_it_breaks_off_without_taking_that_memory() {
+        let mut stream = header(tar::EntryType::Regular, "a", 1 << 60)
+            .as_bytes()
+            .to_vec();
+        stream.extend_from_slice(&[7; 4096]);
+
+        let parsed = parsed(&stream);
+
+        assert!(parsed.broken.is_some(), "{parsed:?}");
+    }
+
+    #[test]
+    fn given_a_name_without_end_when_parsed_then_it_is_refused() {
+        let long = vec![b'a'; 1 << 20];
+        let stream = whole(&[
+            entry(tar::EntryType::GNULongName, "././@LongLink", &long),
+            entry(tar::EntryType::Regular, "a", b"abc"),
+        ]);
+
+        let parsed = parsed(&stream);
+
+        assert!(parsed.files.is_empty(), "{:?}", parsed.files);
+        assert!(parsed.broken.unwrap().contains("header is larger"));
+    }
+
+    #[test]
+    fn given_content_behind_something_skipped_when_parsed_then_the_next_file_is_read_right() {
+        let stream = whole(&[
+            entry(tar::EntryType::Continuous, "odd", &vec![9; 600_000]),
+            entry(tar::EntryType::Regular, "a", b"abc"),
+        ]);
+
+        let parsed = parsed(&stream);
+
+        assert_eq!(parsed.files, [("a".to_owned(), 3)]);
+        assert_eq!(parsed.skipped, ["odd"]);
     }
 }

@@ -14,7 +14,7 @@ use warren_identity::{Capabilities, Csr, LeafRequest, OrganizationId, PeerId, Wi
 use crate::args::{CaCommand, Global, IssueArgs, TokenArgs};
 use crate::client::ApiClient;
 use crate::commands::key::read_key;
-use crate::output::{Format, print_line, table};
+use crate::output::{Format, table};
 
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
@@ -217,11 +217,22 @@ fn list(dir: &Path, format: Format) -> anyhow::Result<()> {
     })?)
 }
 
+/// Where a token was written; its text stays in the file.
+#[derive(Serialize)]
+struct WrittenToken {
+    file: String,
+    expires_at: String,
+}
+
 pub(crate) async fn token(
     client: &ApiClient,
     args: &TokenArgs,
     format: Format,
 ) -> anyhow::Result<std::process::ExitCode> {
+    // Looked at first: a token that cannot be written down is lost, and would stay usable.
+    if let Some(path) = args.out.as_ref().filter(|path| path.exists()) {
+        return Err(files::FileError::Exists { path: path.clone() }.into());
+    }
     let request = GrantRequest {
         name: args.name.clone(),
         capabilities: args.capability.clone(),
@@ -237,11 +248,16 @@ pub(crate) async fn token(
     match &args.out {
         Some(path) => {
             files::write_whole(path, grant.token.as_bytes(), 0o600, Overwrite::Refuse)?;
-            print_line(&format!(
-                "{} (usable once, until {})",
-                path.display(),
-                grant.expires_at
-            ))?;
+            let written = WrittenToken {
+                file: path.display().to_string(),
+                expires_at: grant.expires_at.clone(),
+            };
+            format.print(&written, |written| {
+                format!(
+                    "{} (usable once, until {})",
+                    written.file, written.expires_at
+                )
+            })?;
         }
         None => format.print(&grant, |grant| grant.token.clone())?,
     }

@@ -32,8 +32,7 @@ pub(crate) fn check(global: &Global, format: Format) -> anyhow::Result<ExitCode>
             warnings: Vec::new(),
         },
         Ok(loaded) => {
-            let errors: Vec<String> = material::load(&loaded.settings, UnixTime::now())
-                .err()
+            let errors: Vec<String> = material::problems(&loaded.settings, UnixTime::now())
                 .iter()
                 .map(ToString::to_string)
                 .collect();

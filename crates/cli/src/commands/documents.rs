@@ -23,6 +23,9 @@ const TAR: &str = "application/x-tar";
 
 pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> anyhow::Result<()> {
     let source = &args.source;
+    if let Some(tag) = args.tag.iter().find(|tag| tag.contains(',')) {
+        bail!("tag {tag:?} holds a comma: give each tag its own --tag");
+    }
     let query = PutQuery {
         title: args.title.clone().or_else(|| default_title(source)),
         tags: (!args.tag.is_empty()).then(|| args.tag.join(",")),

@@ -28,15 +28,23 @@ struct Generated {
 }
 
 pub(crate) fn keygen(args: &KeygenArgs, format: Format) -> anyhow::Result<()> {
+    let overwrite = if args.force {
+        Overwrite::Replace
+    } else {
+        Overwrite::Refuse
+    };
+    // Looked at first, so that a refusal leaves no key without its request.
+    if let Some(path) = args
+        .csr
+        .as_ref()
+        .filter(|path| path.exists() && !args.force)
+    {
+        return Err(files::FileError::Exists { path: path.clone() }.into());
+    }
     let key = match (&args.key, &args.output) {
         (Some(path), _) => read_key(path)?,
         (None, Some(path)) => {
             let key = NodeKey::from_seed(random::bytes());
-            let overwrite = if args.force {
-                Overwrite::Replace
-            } else {
-                Overwrite::Refuse
-            };
             files::write_whole(path, key.to_pem().as_bytes(), 0o600, overwrite)?;
             key
         }
@@ -47,7 +55,7 @@ pub(crate) fn keygen(args: &KeygenArgs, format: Format) -> anyhow::Result<()> {
     };
     if let Some(path) = &args.csr {
         let csr = Csr::create_pem(&key, &args.name)?;
-        files::write_whole(path, csr.as_bytes(), 0o644, Overwrite::Replace)?;
+        files::write_whole(path, csr.as_bytes(), 0o644, overwrite)?;
     }
     let generated = Generated {
         peer_id: key.peer_id().to_string(),

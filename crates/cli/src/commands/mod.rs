@@ -61,7 +61,7 @@ async fn ask(client: &ApiClient, command: Command, format: Format) -> anyhow::Re
         Command::Connect { multiaddr } => net::connect(client, &multiaddr, format).await?,
         Command::NatCheck => net::nat_check(client, format).await?,
         Command::Dht => net::dht(client, format).await?,
-        Command::Reload => net::reload(client, format).await?,
+        Command::Reload => return net::reload(client, format).await,
         Command::Health(args) => return net::health(client, args.endpoint).await,
         Command::Put(args) => documents::put(client, &args, format).await?,
         Command::Get(args) => documents::get(client, &args).await?,

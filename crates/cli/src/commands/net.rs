@@ -241,13 +241,14 @@ pub(crate) async fn dht(client: &ApiClient, format: Format) -> anyhow::Result<()
     })?)
 }
 
-pub(crate) async fn reload(client: &ApiClient, format: Format) -> anyhow::Result<()> {
+/// Exit code 1 where the node refused: nothing of the new configuration is in force then.
+pub(crate) async fn reload(client: &ApiClient, format: Format) -> anyhow::Result<ExitCode> {
     let reloaded: Reloaded = client
         .send(client.request(Method::POST, "/api/v1/reload"))
         .await?
         .json()
         .await?;
-    Ok(format.print(&reloaded, |reloaded| {
+    format.print(&reloaded, |reloaded| {
         let mut lines = Vec::new();
         for (what, keys) in [
             ("applied", &reloaded.applied),
@@ -262,7 +263,12 @@ pub(crate) async fn reload(client: &ApiClient, format: Format) -> anyhow::Result
         } else {
             lines.join("\n")
         }
-    })?)
+    })?;
+    Ok(if reloaded.refused.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The probe of container health checks: prints the report, exits 0 or 1.

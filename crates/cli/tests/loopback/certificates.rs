@@ -1,0 +1,368 @@
+//! The certificate authority: `ca init`, `issue`, `revoke`, `crl`, `list`, `cert show`, `init`.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::support::warren;
+
+struct Authority {
+    folder: TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let this = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        warren([
+            "ca",
+            "init",
+            "--org",
+            "org_acme_corp",
+            "--dir",
+            &this.file("ca"),
+        ])
+        .ok();
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    fn key(&self, name: &str) -> String {
+        warren(["keygen", "--output", &self.file(name)]).ok()
+    }
+
+    fn issue(&self, further: &[&str]) -> crate::support::Finished {
+        let (ca, out) = (self.file("ca"), self.file("node_cert.pem"));
+        let fixed = [
+            "ca", "issue", "--dir", &ca, "--name", "node-1", "--out", &out,
+        ];
+        warren(fixed.iter().chain(further))
+    }
+
+    /// `cert show --json` of the issued certificate: the leaf, then its companion where it has one.
+    fn shown(&self) -> serde_json::Value {
+        warren(["cert", "show", &self.file("node_cert.pem"), "--json"]).json()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().mode() & 0o777
+}
+
+#[test]
+fn given_a_new_authority_when_made_then_its_key_can_only_be_read_by_its_owner() {
+    let authority = Authority::new();
+
+    assert_eq!(mode(&authority.path("ca/ca_key.pem")), 0o400);
+}
+
+#[test]
+fn given_an_authority_in_place_when_made_again_then_it_is_refused_and_nothing_changes() {
+    let authority = Authority::new();
+    let before = std::fs::read(authority.path("ca/ca_key.pem")).unwrap();
+
+    let refusal = warren([
+        "ca",
+        "init",
+        "--org",
+        "org_other",
+        "--dir",
+        &authority.file("ca"),
+    ])
+    .failed();
+
+    assert!(refusal.contains("exists"), "{refusal}");
+    assert_eq!(
+        std::fs::read(authority.path("ca/ca_key.pem")).unwrap(),
+        before
+    );
+}
+
+#[test]
+fn given_a_bad_organisation_id_when_an_authority_is_made_then_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca");
+
+    warren([
+        "ca",
+        "init",
+        "--org",
+        "no spaces",
+        "--dir",
+        ca.to_str().unwrap(),
+    ])
+    .failed();
+
+    assert!(!ca.exists());
+}
+
+#[test]
+fn given_a_key_when_issued_then_the_leaf_says_all_that_was_asked_for() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+
+    authority
+        .issue(&[
+            "--key",
+            &authority.file("node.pem"),
+            "--dns",
+            "node1.acme.com",
+            "--ip",
+            "10.0.1.5",
+            "--days",
+            "30",
+            "--capability",
+            "storage",
+            "--capability",
+            "route:192.168.4.0/24",
+        ])
+        .ok();
+
+    let leaf = &authority.shown()[0];
+    assert_eq!(leaf["peer_id"], peer.as_str());
+    assert_eq!(leaf["organization"], "org_acme_corp");
+    assert_eq!(leaf["dns"], serde_json::json!(["node1.acme.com"]));
+    assert_eq!(leaf["ip"], serde_json::json!(["10.0.1.5"]));
+    assert_eq!(
+        leaf["capabilities"],
+        serde_json::json!(["storage", "route:192.168.4.0/24"])
+    );
+    assert!(
+        (29..=30).contains(&leaf["days_left"].as_i64().unwrap()),
+        "{leaf}"
+    );
+}
+
+#[test]
+fn given_only_a_peer_id_when_issued_then_the_leaf_is_for_that_key() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+
+    authority.issue(&["--peer", &peer]).ok();
+
+    assert_eq!(authority.shown()[0]["peer_id"], peer.as_str());
+}
+
+#[test]
+fn given_a_request_when_issued_then_the_authority_never_needs_the_key() {
+    let authority = Authority::new();
+    let peer = warren([
+        "keygen",
+        "--output",
+        &authority.file("node.pem"),
+        "--csr",
+        &authority.file("node.csr"),
+    ])
+    .ok();
+    std::fs::remove_file(authority.path("node.pem")).unwrap();
+
+    authority
+        .issue(&["--csr", &authority.file("node.csr")])
+        .ok();
+
+    assert_eq!(authority.shown()[0]["peer_id"], peer.as_str());
+}
+
+#[test]
+fn given_a_request_that_was_changed_when_issued_then_it_is_refused() {
+    let authority = Authority::new();
+    authority.key("node.pem");
+    warren([
+        "keygen",
+        "--key",
+        &authority.file("node.pem"),
+        "--csr",
+        &authority.file("node.csr"),
+    ])
+    .ok();
+    let text = std::fs::read_to_string(authority.path("node.csr")).unwrap();
+    let middle = text.len() / 2;
+    let other = if text.as_bytes()[middle] == b'A' {
+        "B"
+    } else {
+        "A"
+    };
+    let mut changed = text.clone();
+    changed.replace_range(middle..=middle, other);
+    std::fs::write(authority.path("node.csr"), changed).unwrap();
+
+    let refusal = authority
+        .issue(&["--csr", &authority.file("node.csr")])
+        .failed();
+
+    assert!(refusal.contains("node.csr"), "{refusal}");
+    assert!(!authority.path("node_cert.pem").exists());
+}
+
+#[test]
+fn given_no_subject_or_two_when_issued_then_it_is_a_usage_error() {
+    let authority = Authority::new();
+
+    authority.issue(&[]).usage();
+    authority.issue(&["--peer", "x", "--csr", "y"]).usage();
+}
+
+#[test]
+fn given_a_certificate_in_place_when_issued_without_force_then_it_stays() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+    authority.issue(&["--peer", &peer]).ok();
+    let before = std::fs::read(authority.path("node_cert.pem")).unwrap();
+
+    let refusal = authority.issue(&["--peer", &peer]).failed();
+
+    assert!(refusal.contains("exists"), "{refusal}");
+    assert_eq!(
+        std::fs::read(authority.path("node_cert.pem")).unwrap(),
+        before
+    );
+    authority.issue(&["--peer", &peer, "--force"]).ok();
+}
+
+#[test]
+fn given_a_wildcard_name_when_issued_then_it_takes_a_word_of_its_own() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+
+    let refusal = authority
+        .issue(&["--peer", &peer, "--dns", "*.acme.com"])
+        .failed();
+
+    assert!(refusal.contains("*.acme.com"), "{refusal}");
+    authority
+        .issue(&["--peer", &peer, "--dns", "*.acme.com", "--allow-wildcard"])
+        .ok();
+}
+
+#[test]
+fn given_a_revoked_peer_when_issued_again_then_it_is_refused_and_the_list_says_so() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+    authority.issue(&["--peer", &peer]).ok();
+
+    let revoked = warren([
+        "ca",
+        "revoke",
+        "--dir",
+        &authority.file("ca"),
+        "--peer",
+        &peer,
+        "--json",
+    ])
+    .json();
+
+    assert_eq!(revoked["peer_id"], peer.as_str());
+    let refusal = authority.issue(&["--peer", &peer, "--force"]).failed();
+    assert!(refusal.contains("revoked"), "{refusal}");
+    let listed = warren(["ca", "list", "--dir", &authority.file("ca")]).ok();
+    assert!(
+        listed.contains(&peer) && listed.contains("revoked"),
+        "{listed}"
+    );
+}
+
+#[test]
+fn given_nobody_to_revoke_when_a_list_is_signed_then_its_number_still_rises() {
+    let authority = Authority::new();
+    let sign = || {
+        let signed = warren(["ca", "crl", "--dir", &authority.file("ca"), "--json"]).json();
+        signed["number"].as_u64().unwrap()
+    };
+
+    let (first, second) = (sign(), sign());
+
+    assert!(first < second, "{first} {second}");
+}
+
+#[test]
+fn given_a_peer_id_that_is_none_when_revoked_then_the_message_says_so() {
+    let authority = Authority::new();
+
+    let refusal = warren([
+        "ca",
+        "revoke",
+        "--dir",
+        &authority.file("ca"),
+        "--peer",
+        "nobody",
+    ])
+    .failed();
+
+    assert!(
+        refusal.contains("nobody") && refusal.contains("peer id"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn given_a_first_node_when_initialised_then_its_configuration_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("warren");
+    let init = || {
+        warren([
+            "init",
+            "--org",
+            "org_acme_corp",
+            "--dir",
+            home.to_str().unwrap(),
+            "--storage",
+            folder.path().join("data").to_str().unwrap(),
+            "--json",
+        ])
+    };
+
+    let made = init().json();
+
+    let checked = warren([
+        "check",
+        "--config",
+        made["config"].as_str().unwrap(),
+        "--json",
+    ])
+    .json();
+    assert_eq!(checked["valid"], true, "{checked}");
+    assert_eq!(mode(&home.join("node.pem")), 0o600);
+    assert_eq!(mode(&home.join("ca/ca_key.pem")), 0o400);
+}
+
+#[test]
+fn given_an_initialised_folder_when_initialised_again_then_it_is_refused_and_nothing_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("warren");
+    let init = || {
+        warren([
+            "init",
+            "--org",
+            "org_acme_corp",
+            "--dir",
+            home.to_str().unwrap(),
+        ])
+    };
+    init().ok();
+    let key = std::fs::read(home.join("node.pem")).unwrap();
+
+    let refusal = init().failed();
+
+    assert!(refusal.contains("exists"), "{refusal}");
+    assert_eq!(std::fs::read(home.join("node.pem")).unwrap(), key);
+}
+
+#[test]
+fn given_no_certificate_when_shown_then_the_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("letter.txt");
+    std::fs::write(&file, "dear reader").unwrap();
+
+    let refusal = warren(["cert", "show", file.to_str().unwrap()]).failed();
+
+    assert!(refusal.contains("letter.txt"), "{refusal}");
+}

@@ -1,0 +1,174 @@
+//! `check`, `config show`, `config schema`, `start --dry-run`.
+
+use crate::support::{Home, Organization, Plan, warren};
+
+fn home(organization: &Organization) -> Home {
+    organization.home("node-1")
+}
+
+#[test]
+fn given_several_mistakes_when_checked_then_all_are_told_at_once_with_their_places() {
+    let organization = Organization::new();
+    let home = home(&organization);
+    home.edit("region: us-west", "regoin: us-west");
+    home.edit("roles: [storage]", "roles: [juggler]");
+
+    let checked = home.warren(["check"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        told.contains("warren.yaml:4:3") && told.contains("region"),
+        "{told}"
+    );
+    assert!(
+        told.contains("juggler") && told.contains("2 problems"),
+        "{told}"
+    );
+}
+
+#[test]
+fn given_a_certificate_of_another_key_when_checked_then_it_is_a_problem() {
+    let organization = Organization::new();
+    let (home, other) = (home(&organization), organization.home("other"));
+    std::fs::copy(other.path("node_cert.pem"), home.path("node_cert.pem")).unwrap();
+
+    let checked = home.warren(["check", "--json"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(told.contains(&other.peer_id), "{told}");
+}
+
+#[test]
+fn given_two_broken_files_when_checked_then_both_are_told() {
+    let organization = Organization::new();
+    let home = home(&organization);
+    std::fs::write(home.path("node_cert.pem"), "no certificate").unwrap();
+    home.edit(
+        organization.ca().join("ca_cert.pem").to_str().unwrap(),
+        "/nowhere/ca.pem",
+    );
+
+    let checked = home.warren(["check"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        told.contains("node_cert.pem") && told.contains("/nowhere/ca.pem"),
+        "{told}"
+    );
+}
+
+#[test]
+fn given_layers_when_shown_then_each_value_says_where_it_came_from() {
+    let organization = Organization::new();
+    let home = home(&organization);
+
+    let shown = home
+        .invocation()
+        .args(["config", "show", "--json"])
+        .env("WARREN_LOGGING__LEVEL", "debug")
+        .run()
+        .json();
+
+    let line = |key: &str| {
+        let lines = shown.as_array().unwrap();
+        lines
+            .iter()
+            .find(|line| line["key"] == key)
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(line("logging.level")["value"], "debug");
+    assert!(
+        line("logging.level")["origin"]
+            .as_str()
+            .unwrap()
+            .contains("WARREN_LOGGING__LEVEL")
+    );
+    assert!(
+        line("network.region")["origin"]
+            .as_str()
+            .unwrap()
+            .contains("warren.yaml:4")
+    );
+    assert!(
+        line("network.libp2p.dht.mode")["origin"]
+            .as_str()
+            .unwrap()
+            .contains("default")
+    );
+}
+
+#[test]
+fn given_a_database_password_when_shown_then_it_is_hidden() {
+    let organization = Organization::new();
+    let home = organization.planned(
+        "node-1",
+        Plan {
+            capabilities: vec!["storage", "discovery"],
+            roles: "storage, discovery",
+            sections:
+                "discovery: {server: {database: {url: 'postgresql://warren:hunter2@db/warren'}}}"
+                    .to_owned(),
+            ..Plan::default()
+        },
+    );
+
+    let shown = home.warren(["config", "show"]).ok();
+
+    assert!(shown.contains("discovery.server.database.url"), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn given_the_schema_when_asked_for_then_it_names_the_documented_keys() {
+    let schema = warren(["config", "schema"]).json();
+
+    let libp2p = &schema["properties"]["network"]["properties"]["libp2p"]["properties"];
+    for key in [
+        "peer_key",
+        "listen_addresses",
+        "bootstrap_peers",
+        "dht",
+        "mdns",
+        "gossipsub",
+    ] {
+        assert!(libp2p[key].is_object(), "{key} is missing");
+    }
+}
+
+#[test]
+fn given_a_file_that_is_no_yaml_when_checked_then_the_place_is_told() {
+    let organization = Organization::new();
+    let home = home(&organization);
+    std::fs::write(&home.config, "network: {node_id: [\n").unwrap();
+
+    let checked = home.warren(["check"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(told.contains("warren.yaml:"), "{told}");
+}
+
+#[test]
+fn given_no_configuration_when_a_node_is_started_then_the_next_step_is_told() {
+    let refusal = warren(["start", "--config", "/nowhere/warren.yaml"]).failed();
+
+    assert!(refusal.contains("/nowhere/warren.yaml"), "{refusal}");
+}
+
+#[test]
+fn given_a_dry_run_when_started_then_nothing_is_made() {
+    let organization = Organization::new();
+    let home = home(&organization);
+
+    let told = home.warren(["start", "--dry-run"]).ok();
+
+    assert!(
+        told.contains("node-1") && told.contains("storage"),
+        "{told}"
+    );
+    assert!(!home.path("data").exists());
+}

@@ -1,0 +1,22 @@
+//! The real binary on loopback, end to end: one module per subject.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access;
+mod bad_start;
+mod certificates;
+mod configuration;
+mod content_http;
+mod damage;
+mod dev;
+mod documents;
+mod join;
+mod keys;
+mod monitoring;
+mod network;
+mod openssl;
+mod reload;
+mod revocation;
+mod source_files;
