@@ -1,7 +1,6 @@
 //! `/api/v1/documents`, `/api/v1/directories` and `/chunks/{cid}`: content in and out.
 
 use std::io;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,13 +12,12 @@ use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio_util::io::StreamReader;
 use warren_content::core::record::UnixMillis;
-use warren_content::retrieve::RetrieveError;
-use warren_content::store::{
-    Cursor, DocumentInfo, Origin, PutError, PutOptions, PutReceipt, ReadError, StoreError,
-};
+use warren_content::store::{Cursor, DocumentInfo, Origin, PutOptions, PutReceipt};
 use warren_content::{BlockId, ChunkId, DocumentId};
-use warren_telemetry::SourceType;
 
+use super::answer::{
+    content_headers, not_modified, now, put_error, read_error, retrieve_error, store_error,
+};
 use super::{archive, blocking};
 use crate::error::{ApiError, ErrorBody};
 use crate::range::{Selection, select};
@@ -30,10 +28,6 @@ use crate::types::{Document, Documents, DocumentsQuery, PutQuery, Stored};
 const DEFAULT_DOCUMENTS: usize = 100;
 /// Most documents on a page.
 const MAX_DOCUMENTS: usize = 1000;
-/// What an id stands for never changes.
-const FOREVER: &str = "private, max-age=31536000, immutable";
-/// Says which source served the answer: `local` or `p2p`.
-pub(crate) const SOURCE_HEADER: &str = "x-warren-source";
 
 /// Stores the request's body as one document. It is durable when the answer comes.
 #[utoipa::path(post, path = "/api/v1/documents", params(PutQuery), tag = "documents",
@@ -103,32 +97,6 @@ fn stored(state: &ApiState, receipt: PutReceipt) -> Response {
             .collect(),
     };
     (StatusCode::CREATED, Json(body)).into_response()
-}
-
-pub(super) fn put_error(error: PutError) -> ApiError {
-    match error {
-        PutError::Store(error) => store_error(error),
-        PutError::Manifest(_) | PutError::Record(_) => ApiError::bad_request(error.to_string()),
-        PutError::Source { .. } => ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "incomplete",
-            format!("nothing was stored: {error}"),
-        ),
-        PutError::Sign(_) => ApiError::internal(error.to_string()),
-    }
-}
-
-pub(super) fn store_error(error: StoreError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        StoreError::NoSpace | StoreError::Quota { .. } => {
-            ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "no_space", message)
-        }
-        StoreError::ReadOnly => {
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "read_only", message)
-        }
-        _ => ApiError::internal(message),
-    }
 }
 
 /// Documents that this node holds, newest first.
@@ -337,48 +305,9 @@ pub(crate) async fn chunk(
     Ok((status, headers, Body::from(block.content.slice(bounds))).into_response())
 }
 
-/// Stored content is somebody's upload: a browser must neither guess its type nor run it.
-pub(super) fn content_headers(
-    etag: &str,
-    source: SourceType,
-    kind: &'static str,
-    name: &str,
-) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let text =
-        |value: &str| HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::ETAG, text(etag));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(FOREVER));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers.insert(
-        header::CONTENT_DISPOSITION,
-        text(&format!("attachment; filename=\"{name}\"")),
-    );
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; sandbox"),
-    );
-    headers.insert(SOURCE_HEADER, HeaderValue::from_static(source.as_str()));
-    headers
-}
-
 fn content_range(range: &std::ops::Range<u64>, size: u64) -> HeaderValue {
     let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-pub(super) fn not_modified(etag: &str) -> Response {
-    let etag = HeaderValue::from_str(etag).unwrap_or_else(|_| HeaderValue::from_static(""));
-    let headers = [
-        (header::ETAG, etag),
-        (header::CACHE_CONTROL, HeaderValue::from_static(FOREVER)),
-    ];
-    (StatusCode::NOT_MODIFIED, headers).into_response()
 }
 
 fn unsatisfiable(size: u64) -> Response {
@@ -395,48 +324,10 @@ fn document_id(text: &str) -> Result<DocumentId, ApiError> {
         .map_err(|error| ApiError::bad_request(format!("{text:?} is no document id: {error}")))
 }
 
-pub(super) fn read_error(error: ReadError) -> ApiError {
-    match error {
-        ReadError::UnknownDocument(_) => ApiError::not_found(error.to_string()),
-        ReadError::Store(error) => store_error(error),
-        _ => ApiError::internal(error.to_string()),
-    }
-}
-
-pub(super) fn retrieve_error(error: RetrieveError) -> ApiError {
-    let message = error.to_string();
-    match error {
-        RetrieveError::Unavailable { .. } => ApiError::not_found(message),
-        RetrieveError::Malformed { .. } => {
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "malformed", message)
-        }
-        RetrieveError::IsADirectory { .. } | RetrieveError::NotADirectory { .. } => {
-            ApiError::bad_request(message)
-        }
-        RetrieveError::Range { .. } => ApiError::new(
-            StatusCode::RANGE_NOT_SATISFIABLE,
-            "range_not_satisfiable",
-            message,
-        ),
-        RetrieveError::Read(error) => read_error(error),
-        RetrieveError::Store(error) => store_error(error),
-        RetrieveError::List { .. } => ApiError::internal(message),
-        RetrieveError::Stopped => ApiError::unavailable(message, 5),
-    }
-}
-
 fn rfc3339(time: UnixMillis) -> Option<String> {
     Some(
         Timestamp::from_millisecond(i64::try_from(time.0).ok()?)
             .ok()?
             .to_string(),
     )
-}
-
-/// The time of the request.
-pub(super) fn now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

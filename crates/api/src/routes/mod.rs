@@ -1,5 +1,6 @@
 //! One file per subject. The routes and their OpenAPI description come from one list, so neither can lack the other.
 
+mod answer;
 mod archive;
 mod documents;
 pub(crate) mod health;

@@ -21,7 +21,7 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Result<Json<Status>
     let store = state.store.clone();
     let usage = blocking(move || store.usage())
         .await?
-        .map_err(super::documents::read_error)?;
+        .map_err(super::answer::read_error)?;
     let uptime = Timestamp::now()
         .duration_since(state.facts.started_at)
         .as_secs();

@@ -8,8 +8,8 @@ use axum::extract::State;
 use warren_content::BlockId;
 use warren_content::store::VerifyReport;
 
+use super::answer::{now, read_error, retrieve_error, store_error};
 use super::blocking;
-use super::documents::{now, read_error, retrieve_error, store_error};
 use crate::error::{ApiError, ErrorBody};
 use crate::state::ApiState;
 use crate::types::{Collected, Verified};
