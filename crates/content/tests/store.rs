@@ -460,8 +460,6 @@ async fn given_a_flipped_bit_when_read_then_it_is_noticed_set_aside_and_repaired
             .encode()
             .contains("warren_store_corrupt_blocks_total 1")
     );
-    // Whatever is awaited next comes after the block was set aside.
-    store.gc(NOW).await.unwrap();
     assert!(matches!(read(&store, id), Err(ReadError::Missing(missing)) if missing == damaged));
     assert_eq!(store.missing_blocks(id, 10).unwrap(), [damaged]);
     let report = store.verify(|_| ControlFlow::Continue(())).unwrap();
@@ -504,6 +502,56 @@ async fn given_damage_when_scrubbed_then_blocks_and_documents_are_named() {
     assert_eq!(read(&store, id).unwrap(), hit);
     let stopped = store.verify(|_| ControlFlow::Break(())).unwrap();
     assert!(!stopped.finished);
+}
+
+#[tokio::test]
+async fn given_what_a_crash_leaves_when_opened_then_it_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let content = noise("before the crash", 600_000);
+    let id = put(&store, &content).await;
+    drop(store);
+    let (files, _) = packs(folder.path());
+    let length = files[0].metadata().unwrap().len();
+    // A block half written, a pack that nobody acknowledged, and one that was not even renamed.
+    let mut torn = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&files[0])
+        .unwrap();
+    io::Write::write_all(&mut torn, &noise("torn", 70_000)).unwrap();
+    std::fs::copy(&files[0], folder.path().join("packs/00000000000000ff.pack")).unwrap();
+    std::fs::write(folder.path().join("packs/0000000000000100.new"), b"warren").unwrap();
+
+    let store = open(folder.path());
+    assert_eq!(packs(folder.path()).0, files);
+    assert_eq!(files[0].metadata().unwrap().len(), length);
+    assert_eq!(read(&store, id).unwrap(), content);
+}
+
+#[tokio::test]
+async fn given_a_pack_cut_short_when_opened_then_only_its_lost_blocks_are_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let (kept, lost) = (noise("kept", 200_000), noise("lost", 200_000));
+    let (first, second) = (put(&store, &kept).await, put(&store, &lost).await);
+    drop(store);
+    let (files, _) = packs(folder.path());
+    let pack = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&files[0])
+        .unwrap();
+    pack.set_len(pack.metadata().unwrap().len() - 10).unwrap();
+
+    let store = open(folder.path());
+    assert_eq!(read(&store, first).unwrap(), kept);
+    assert!(matches!(read(&store, second), Err(ReadError::Corrupt(_))));
+    assert_eq!(put(&store, &lost).await, second);
+    assert_eq!(read(&store, second).unwrap(), lost);
+    assert_eq!(
+        packs(folder.path()).0.len(),
+        2,
+        "a pack that lost data is not written to again"
+    );
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use redb::{
     Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _,
-    TableDefinition, WriteTransaction,
+    StorageError, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,7 @@ use crate::core::id::DocumentId;
 use crate::core::record::UnixMillis;
 use crate::store::Origin;
 use crate::store::error::StoreError;
+use crate::store::layout::open_private;
 
 pub(super) type Hash = [u8; 32];
 
@@ -243,10 +244,10 @@ impl Index {
 }
 
 fn open_database(path: &Path) -> Result<Database, DatabaseError> {
-    let database = Database::builder()
+    let file = open_private(path).map_err(StorageError::Io)?;
+    Database::builder()
         .set_cache_size(CACHE_BYTES)
-        .create(path)?;
-    Ok(database)
+        .create_file(file)
 }
 
 /// Creates every table, so that readers never meet a missing one.

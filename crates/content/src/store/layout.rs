@@ -124,13 +124,7 @@ impl Layout {
 
     fn take_lock(&self) -> Result<(Lock, Access), OpenError> {
         let path = self.lock();
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(&path);
+        let opened = open_private(&path);
         let (mut file, access) = match opened {
             Ok(file) => (file, Access::ReadWrite),
             Err(source)
@@ -231,6 +225,17 @@ impl Layout {
             source,
         }
     }
+}
+
+/// Opens a file for reading and writing, or creates it for nobody but the node.
+pub(super) fn open_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .open(path)
 }
 
 fn create_directory(path: &Path) -> io::Result<()> {

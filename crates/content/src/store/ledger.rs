@@ -269,7 +269,10 @@ impl<'t> Ledger<'t> {
             let mut entry = block.entry;
             if let Some(known) = known {
                 if known.location != Location::Missing {
-                    continue;
+                    if !self.shared.damaged().contains(hash) {
+                        continue;
+                    }
+                    self.free(&known)?;
                 }
                 entry.chunk_refs = known.chunk_refs;
                 entry.manifest_refs = known.manifest_refs;
@@ -638,7 +641,7 @@ impl<'t> Ledger<'t> {
             match reclaimable.stretches.last_mut() {
                 // Neighbours become one hole, so that pages torn between two blocks are freed as well.
                 Some(last) if last.0 == pack && last.1 + last.2 == offset => {
-                    last.2 += length.value()
+                    last.2 += length.value();
                 }
                 _ => reclaimable.stretches.push((pack, offset, length.value())),
             }

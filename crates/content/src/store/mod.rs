@@ -238,8 +238,10 @@ impl Store {
         let mut tags = options.tags;
         tags.sort();
         tags.dedup();
-        let known = self
-            .document(receipt.document)
+        let (store, document) = (self.clone(), receipt.document);
+        let known = tokio::task::spawn_blocking(move || store.document(document))
+            .await
+            .map_err(|_| StoreError::Closed)?
             .map_err(|error| StoreError::Index(error.to_string()))?;
         let created_at = known
             .filter(|known| known.origin == Origin::Put)

@@ -11,7 +11,7 @@ use warren_telemetry::Metrics;
 
 use crate::store::error::{OpenError, StoreError};
 use crate::store::index::{COUNTERS, Index, IndexError, PACKS, counter, create_tables};
-use crate::store::layout::{Access, Layout, Lock};
+use crate::store::layout::{Access, Layout, Lock, sync_directory};
 use crate::store::ledger::Totals;
 use crate::store::metrics::StoreMetrics;
 use crate::store::pack::{ActivePack, PACK_BYTES};
@@ -135,6 +135,11 @@ fn open_for_writing(
             path: root.to_owned(),
             reason: other.to_string(),
         },
+    })?;
+    sync_directory(root).map_err(|source| OpenError::Io {
+        action: "sync",
+        path: root.to_owned(),
+        source,
     })?;
     let shared = Arc::new(Shared::new(layout.clone(), index, metrics));
     let damaged = |error: StoreError| match error {

@@ -59,6 +59,7 @@ impl Store {
     fn set_aside(&self, id: BlockId, found: Location) -> ReadError {
         self.inner.shared.metrics.corrupt_blocks.inc();
         tracing::error!(block = %id, "a block is damaged on disk and set aside");
+        self.inner.shared.damaged().insert(*id.hash());
         if let Ok(writer) = self.inner.writer() {
             writer.change_later(Change::Quarantine {
                 hash: *id.hash(),
@@ -112,16 +113,6 @@ impl Store {
     /// # Errors
     /// [`ReadError`]; a damaged block is no error but missing.
     pub fn missing_blocks(&self, id: DocumentId, limit: usize) -> Result<Vec<BlockId>, ReadError> {
-        self.missing_beside(id, limit, &BTreeSet::new())
-    }
-
-    /// [`Self::missing_blocks`], with `damaged` ones counted as missing although they may not be set aside yet.
-    pub(super) fn missing_beside(
-        &self,
-        id: DocumentId,
-        limit: usize,
-        damaged: &BTreeSet<BlockId>,
-    ) -> Result<Vec<BlockId>, ReadError> {
         let mut missing = Vec::new();
         let mut seen = BTreeSet::new();
         let mut open = VecDeque::from([Link {
@@ -137,7 +128,7 @@ impl Store {
                 continue;
             }
             match link.id {
-                BlockId::Chunk(_) if !damaged.contains(&link.id) && self.has_block(link.id)? => {}
+                BlockId::Chunk(_) if self.has_block(link.id)? => {}
                 BlockId::Chunk(_) => missing.push(link.id),
                 BlockId::Manifest(manifest) => match self.manifest(manifest) {
                     Ok(Some(found)) => {

@@ -1,6 +1,6 @@
 //! What readers, ingest and the writer thread share, and how a block is found and read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) pending: RwLock<HashMap<Hash, PendingBlock>>,
     /// Blocks that a running put counts on, with how many do. Collection leaves them alone.
     pins: Mutex<HashMap<Hash, u32>>,
+    /// Found damaged on disk and not yet noted so in the index: as good as absent.
+    damaged: Mutex<HashSet<Hash>>,
     /// Held shared from looking a block up until its bytes are read; taken alone (and let go at once) by the collector
     /// between forgetting blocks and giving their space back, so that no reader is left with an old place.
     pub(super) gate: RwLock<()>,
@@ -50,6 +52,7 @@ impl Shared {
             metrics,
             pending: RwLock::default(),
             pins: Mutex::default(),
+            damaged: Mutex::default(),
             gate: RwLock::default(),
             encoders: Mutex::default(),
         }
@@ -66,7 +69,11 @@ impl Shared {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `with` on an idle compression context.
+    pub(super) fn damaged(&self) -> MutexGuard<'_, HashSet<Hash>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stored form of `plain`, by an idle compression context.
     pub(super) fn encode(&self, plain: &Bytes) -> StoredBlock {
         let idle = self
             .encoders
@@ -95,6 +102,9 @@ impl Shared {
         if self.pending(hash).is_some() {
             return Ok(true);
         }
+        if self.damaged().contains(hash) {
+            return Ok(false);
+        }
         let entry = self
             .index
             .read(|transaction| index::entry(transaction, hash))?;
@@ -107,6 +117,7 @@ impl Shared {
         let hash = id.hash();
         let (entry, inline) = match self.pending(hash) {
             Some(PendingBlock { entry, inline }) => (entry, inline),
+            None if self.damaged().contains(hash) => return Ok(None),
             None => match self.index.read(|transaction| indexed(transaction, hash))? {
                 Some(found) => found,
                 None => return Ok(None),

@@ -1,13 +1,12 @@
 //! Scrubbing: every block is read and checked against its name; what is damaged is set aside, so that a retrieval
 //! fetches it again.
 
-use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::core::id::{BlockId, ChunkId, DocumentId};
 use crate::store::Store;
 use crate::store::error::ReadError;
-use crate::store::index::{BLOCKS, Entry, Hash, Location, successor};
+use crate::store::index::{BLOCKS, Entry, Hash, Location, entry, successor};
 
 /// Keys read from the index at a time.
 const BATCH: usize = 256;
@@ -75,7 +74,7 @@ impl Store {
         }
         report.finished = true;
         if !report.corrupt.is_empty() || !report.missing.is_empty() {
-            report.incomplete = self.incomplete_documents(&report.corrupt)?;
+            report.incomplete = self.incomplete_documents()?;
         }
         Ok(report)
     }
@@ -96,13 +95,22 @@ impl Store {
             return Ok(());
         }
         match self.read_block(id) {
-            // Removed and collected since the batch was read.
+            // Set aside by a read just now, unless it was removed and collected since the batch was read.
+            Ok(None) if self.is_indexed(&hash)? => report.missing.push(id),
             Ok(None) => {}
             Ok(Some(block)) => report.bytes += block.plain().len() as u64,
             Err(ReadError::Corrupt(id)) => report.corrupt.push(id),
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn is_indexed(&self, hash: &Hash) -> Result<bool, ReadError> {
+        let shared = &self.inner.shared;
+        Ok(shared
+            .index
+            .read(|transaction| entry(transaction, hash))?
+            .is_some())
     }
 
     fn entries(&self, from: Hash) -> Result<Vec<(Hash, Entry)>, ReadError> {
@@ -118,14 +126,13 @@ impl Store {
     }
 
     /// Listed documents with at least one block missing.
-    fn incomplete_documents(&self, corrupt: &[BlockId]) -> Result<Vec<DocumentId>, ReadError> {
-        let damaged: BTreeSet<BlockId> = corrupt.iter().copied().collect();
+    fn incomplete_documents(&self) -> Result<Vec<DocumentId>, ReadError> {
         let mut incomplete = Vec::new();
         let mut cursor = None;
         loop {
             let page = self.documents(cursor, PAGE)?;
             for document in page.documents {
-                match self.missing_beside(document.id, 1, &damaged) {
+                match self.missing_blocks(document.id, 1) {
                     Ok(missing) if missing.is_empty() => {}
                     Ok(_) | Err(ReadError::Manifest { .. }) => incomplete.push(document.id),
                     Err(error) => return Err(error),

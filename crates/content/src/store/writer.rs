@@ -8,7 +8,7 @@
 //! between leaves a tail behind the known length of a pack, cut off at the next opening.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, PoisonError};
 
 use redb::Durability;
@@ -254,15 +254,10 @@ impl Writer {
                         _room: room,
                     }),
                 }
-                // What is appended next must find a damaged block gone, or it would be taken for a duplicate.
-                let sets_aside = changes.last().is_some_and(Waiting::sets_aside);
-                if sets_aside || self.pending_is_large() {
+                if self.pending_is_large() {
                     break;
                 }
-                next = match queue.try_recv() {
-                    Ok(job) => Some(job),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                };
+                next = queue.try_recv().ok();
             }
             if !changes.is_empty() || self.pending_is_large() {
                 self.commit(changes);
@@ -533,7 +528,7 @@ impl Writer {
             }
         };
         drop(pins);
-        self.forget_flushed(&flushed);
+        self.forget_flushed(&flushed, changes);
         self.totals = totals;
         self.publish_totals();
         Ok(outcomes)
@@ -559,7 +554,15 @@ impl Writer {
         Ok(())
     }
 
-    fn forget_flushed(&mut self, flushed: &HashMap<Hash, PendingBlock>) {
+    fn forget_flushed(&mut self, flushed: &HashMap<Hash, PendingBlock>, changes: &[Waiting]) {
+        let mut damaged = self.shared.damaged();
+        for waiting in changes {
+            if let Change::Quarantine { hash, .. } = &waiting.change {
+                damaged.remove(hash);
+            }
+        }
+        damaged.retain(|hash| !flushed.contains_key(hash));
+        drop(damaged);
         let mut pending = self
             .shared
             .pending
@@ -679,12 +682,6 @@ struct Waiting {
     answer: Answer<Outcome, Refusal>,
     /// Held until the change is answered: it bounds how many wait.
     _room: Option<OwnedSemaphorePermit>,
-}
-
-impl Waiting {
-    const fn sets_aside(&self) -> bool {
-        matches!(self.change, Change::Quarantine { .. })
-    }
 }
 
 /// Applies all changes, or says which one is refused.
