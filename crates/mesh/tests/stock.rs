@@ -158,6 +158,7 @@ async fn given_an_open_mesh_when_a_stock_node_dials_then_it_identifies_pings_and
         "/meshsub/1.1.0",
         "/warren/sync/1.0.0",
         "/libp2p/circuit/relay/0.2.0/hop",
+        "/libp2p/circuit/relay/0.2.0/stop",
     ] {
         assert!(!names.contains(&hidden), "a stranger was offered {hidden}");
     }

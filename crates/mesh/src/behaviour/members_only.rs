@@ -12,14 +12,18 @@ use std::task::{Context, Poll};
 use either::Either;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished, DialFailure};
 use libp2p::swarm::{
-    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
+    ConnectionDenied, ConnectionId, DialError, FromSwarm, NetworkBehaviour, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId};
 
 use crate::desk::AdmissionDesk;
+
+#[derive(Debug, thiserror::Error)]
+#[error("peer {0} is a stranger")]
+struct NotAMember(PeerId);
 
 pub(crate) struct MembersOnly<B> {
     inner: B,
@@ -47,6 +51,21 @@ impl<B> MembersOnly<B> {
 
     fn others(&self, peer: &PeerId) -> usize {
         self.open.values().filter(|p| *p == peer).count()
+    }
+}
+
+impl<B: NetworkBehaviour> MembersOnly<B> {
+    /// The dial led to a stranger. What the inner behaviour wanted of it will not come, and it must not wait.
+    fn failed(&mut self, peer: PeerId, connection_id: ConnectionId) {
+        let error = DialError::Denied {
+            cause: ConnectionDenied::new(NotAMember(peer)),
+        };
+        self.inner
+            .on_swarm_event(FromSwarm::DialFailure(DialFailure {
+                peer_id: Some(peer),
+                error: &error,
+                connection_id,
+            }));
     }
 }
 
@@ -121,6 +140,8 @@ impl<B: NetworkBehaviour> NetworkBehaviour for MembersOnly<B> {
                             ..event
                         },
                     ));
+                } else if event.endpoint.is_dialer() {
+                    self.failed(event.peer_id, event.connection_id);
                 }
             }
             FromSwarm::ConnectionClosed(event) => {
@@ -170,5 +191,80 @@ impl<B: NetworkBehaviour> NetworkBehaviour for MembersOnly<B> {
         self.inner
             .poll(cx)
             .map(|action| action.map_in(Either::Left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use libp2p::core::ConnectedPoint;
+    use libp2p::request_response::{self, OutboundFailure, ProtocolSupport, cbor};
+    use libp2p::{StreamProtocol, swarm::dial_opts::DialOpts};
+
+    use super::*;
+
+    type Requests = MembersOnly<cbor::Behaviour<(), ()>>;
+
+    fn requests() -> Requests {
+        let protocol = StreamProtocol::new("/test/1");
+        let inner = cbor::Behaviour::new(
+            [(protocol, ProtocolSupport::Full)],
+            request_response::Config::default(),
+        );
+        MembersOnly::new(inner, Arc::default())
+    }
+
+    fn next(requests: &mut Requests) -> ToSwarm<request_response::Event<(), ()>, ()> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        match requests.poll(&mut cx) {
+            Poll::Ready(action) => action.map_in(|_| ()),
+            Poll::Pending => panic!("the behaviour wants nothing"),
+        }
+    }
+
+    fn dialled(requests: &mut Requests) -> DialOpts {
+        match next(requests) {
+            ToSwarm::Dial { opts } => opts,
+            other => panic!("not a dial: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn given_a_dial_that_leads_to_a_stranger_when_it_connects_then_what_waited_for_it_fails() {
+        let mut requests = requests();
+        let stranger = PeerId::random();
+        let sent = requests.inner_mut().send_request(&stranger, ());
+        let id = dialled(&mut requests).connection_id();
+        let address: Multiaddr = "/ip4/127.0.0.1/tcp/1".parse().unwrap();
+        let endpoint = ConnectedPoint::Dialer {
+            address: address.clone(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::Reuse,
+        };
+
+        let handler = requests.handle_established_outbound_connection(
+            id,
+            stranger,
+            &address,
+            Endpoint::Dialer,
+            PortUse::Reuse,
+        );
+        assert!(matches!(handler, Ok(Either::Right(_))));
+        requests.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: stranger,
+            connection_id: id,
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+
+        match next(&mut requests) {
+            ToSwarm::GenerateEvent(request_response::Event::OutboundFailure {
+                request_id,
+                error: OutboundFailure::DialFailure,
+                ..
+            }) => assert_eq!(request_id, sent),
+            other => panic!("the request did not fail: {other:?}"),
+        }
     }
 }
