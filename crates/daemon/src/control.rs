@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, watch};
 use warren_api::types::{Grant, GrantRequest, Reloaded};
 use warren_api::{ApiError, Control, ControlFuture, Held, StatusCode};
@@ -14,7 +15,7 @@ use warren_discovery::core::time::UnixMillis;
 use warren_discovery::engine::Registry;
 use warren_discovery::grants::Grants;
 use warren_identity::join::{JoinGrant, JoinSecret, JoinToken};
-use warren_identity::{Capabilities, Trust, UnixTime};
+use warren_identity::{Capabilities, Revocations, Roots, Trust, UnixTime, verify_member};
 use warren_mesh::Mesh;
 use warren_telemetry::logging::LogHandle;
 
@@ -126,6 +127,17 @@ impl DaemonControl {
         Ok(())
     }
 
+    /// The CA that this node's own certificate is of, which a joining machine will see: while a CA is rolled over there
+    /// are several.
+    fn own_ca(&self) -> Option<CertificateDer<'static>> {
+        let (chain, roots) = (self.trust.chain(), self.trust.roots());
+        roots.certificates().iter().find_map(|root| {
+            let only = Roots::new(roots.organization().clone(), [root.der().clone()]).ok()?;
+            verify_member(&chain, &only, &Revocations::none(), UnixTime::now()).ok()?;
+            Some(root.der().clone())
+        })
+    }
+
     async fn grant_now(&self, request: GrantRequest) -> Result<Grant, ApiError> {
         let not_here = || {
             ApiError::new(
@@ -140,12 +152,10 @@ impl DaemonControl {
         }
         let bad =
             |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_grant", message);
-        let roots = self.trust.roots();
-        let ca = roots
-            .certificates()
-            .first()
-            .ok_or_else(|| ApiError::internal("no CA certificate is loaded"))?;
-        let token = JoinToken::new(ca.der(), JoinSecret::from_random(random::bytes()), None)
+        let ca = self.own_ca().ok_or_else(|| {
+            ApiError::internal("the node's certificate is of none of the CA certificates it has")
+        })?;
+        let token = JoinToken::new(&ca, JoinSecret::from_random(random::bytes()), None)
             .map_err(|error| bad(error.to_string()))?;
         let now_s = UnixTime::now().as_secs();
         let expires_at_unix_s = now_s.saturating_add(request.expires_in_seconds);

@@ -5,12 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use warren_config::Settings;
+use warren_config::{Role, Settings};
 use warren_identity::join::revocations_from_pem;
 use warren_identity::{
-    CertificateFacts, CrlError, HttpsIdentity, HttpsIdentityError, KeyError, Leaf, LeafError,
-    MergeOutcome, NodeKey, OrganizationError, OrganizationId, ReplaceError, RevocationList, Roots,
-    RootsError, Trust, UnixTime,
+    Capability, CertificateFacts, CrlError, HttpsIdentity, HttpsIdentityError, KeyError, Leaf,
+    LeafError, MergeOutcome, NodeKey, OrganizationError, OrganizationId, ReplaceError,
+    RevocationList, Roots, RootsError, Trust, UnixTime,
 };
 use zeroize::Zeroizing;
 
@@ -61,12 +61,20 @@ pub enum MaterialError {
         source: LeafError,
     },
     /// The certificate is not this node's, or members would refuse it.
-    #[error("the certificate {} cannot be used: {source}", path.display())]
+    #[error("the certificate {} cannot be used: {source}; `warren ca issue` makes another", path.display())]
     Refused {
         /// The file.
         path: PathBuf,
         /// Why.
         source: Box<ReplaceError>,
+    },
+    /// A role that the certificate does not allow: others would refuse what the node does in it.
+    #[error("the certificate {} lacks the capability `{role}` that the role `{role}` needs: have it issued with `warren ca issue --capability {role}`, or take the role out of `roles`", path.display())]
+    LacksCapability {
+        /// The certificate.
+        path: PathBuf,
+        /// Role and capability.
+        role: &'static str,
     },
     /// A revocation list.
     #[error("the revocation list {} cannot be used: {source}", path.display())]
@@ -105,10 +113,31 @@ pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> 
         }
     }
     replace_leaf(&trust, &security.tls_cert, leaf, now)?;
+    if let Some(role) = role_without_capability(settings, &trust) {
+        return Err(MaterialError::LacksCapability {
+            path: security.tls_cert.clone(),
+            role,
+        });
+    }
     if let Some(tls) = &settings.api.tls {
         trust.replace_https_identity(https_identity(&tls.cert, &tls.key)?);
     }
     Ok(trust)
+}
+
+/// The issuer needs the CA's key instead of a capability.
+fn role_without_capability(settings: &Settings, trust: &Trust) -> Option<&'static str> {
+    let member = trust.own_member()?;
+    let needed = settings.roles.iter().filter_map(|role| match role {
+        Role::Storage => Some((role.as_str(), Capability::Storage)),
+        Role::Discovery => Some((role.as_str(), Capability::Discovery)),
+        Role::Relay => Some((role.as_str(), Capability::Relay)),
+        Role::Issuer => None,
+    });
+    needed
+        .filter(|(_, capability)| !member.allows(capability))
+        .map(|(role, _)| role)
+        .next()
 }
 
 /// Everything that is wrong with the files, where [`load`] stops at the first.

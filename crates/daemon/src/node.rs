@@ -99,6 +99,8 @@ struct Content {
     server: BlockServer,
     metrics: TransferMetrics,
     bulk_address: Option<SocketAddr>,
+    /// Bound, and served once there is a mesh to count with.
+    bulk: Option<BulkListener>,
 }
 
 impl Node {
@@ -118,8 +120,8 @@ impl Node {
             tasks: TaskTracker::new(),
         };
         let guard = ground.shutdown.clone().drop_guard();
-        let content = start_content(&settings, &ground).await?;
-        let mesh = start_mesh(&settings, &ground, &content).await?;
+        let mut content = start_content(&settings, &ground).await?;
+        let mesh = start_mesh(&settings, &ground, &mut content).await?;
         let node = Self::join(start, settings, ground, content, mesh.clone()).await;
         match node {
             Ok(node) => {
@@ -180,8 +182,9 @@ impl Node {
         });
         let state = api_state(facts, &ground, &content, &retriever, &mesh, control.clone());
         upkeep::spawn(&state, control.clone(), settings_receiver, tasks, shutdown);
-        let api = start_api(&settings, &ground, state).await?;
+        // The API comes last: when it says that the node is ready, everything else listens.
         let monitoring = start_monitoring(&settings, &ground).await?;
+        let api = start_api(&settings, &ground, state).await?;
         let addresses = Addresses {
             mesh: mesh.listen_addresses().await,
             api,
@@ -343,26 +346,26 @@ async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<C
     ));
     let metrics = TransferMetrics::register(&ground.metrics);
     let server = BlockServer::new(store.clone(), TransferLimits::default(), metrics.clone());
-    let mut bulk_address = None;
+    let mut bulk = None;
     if settings.network.transfer.enabled {
         let address = settings.network.transfer.listen_address;
         let listener =
             BulkListener::bind(address, &ground.trust, server.clone(), metrics.clone()).await?;
-        bulk_address = Some(listener.local_addr());
-        ground.tasks.spawn(listener.run(ground.shutdown.clone()));
+        bulk = Some(listener);
     }
     Ok(Content {
         store,
         server,
         metrics,
-        bulk_address,
+        bulk_address: bulk.as_ref().map(BulkListener::local_addr),
+        bulk,
     })
 }
 
 async fn start_mesh(
     settings: &Settings,
     ground: &Ground,
-    content: &Content,
+    content: &mut Content,
 ) -> anyhow::Result<Mesh> {
     let organization = ground.trust.organization().as_str().to_owned();
     let config = mesh_config(settings, &organization, content.bulk_address);
@@ -373,6 +376,10 @@ async fn start_mesh(
         ground.network.clone(),
     )
     .await?;
+    if let Some(bulk) = content.bulk.take() {
+        let bulk = bulk.counted_by(peers::counters(&mesh));
+        ground.tasks.spawn(bulk.run(ground.shutdown.clone()));
+    }
     let health = ground.health.component("mesh", Weight::Vital);
     health.ok();
     let joined = ground.health.component("peers", Weight::Needed);

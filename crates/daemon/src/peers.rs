@@ -19,12 +19,12 @@ use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use warren_content::retrieve::{Connector, Providers};
 use warren_content::transfer::bulk::{BulkDialer, far_end};
-use warren_content::transfer::{ConnectError, Link};
+use warren_content::transfer::{ByteCounter, ConnectError, CounterOf, Link};
 use warren_content::{BlockId, DocumentId, Store};
 use warren_identity::{PeerId, Trust};
 use warren_mesh::{
-    BLOCKS_PROTOCOL, HaveQuery, Mesh, Multiaddr, OpenStreamError, PeerInfo, SyncRequest,
-    SyncResponse,
+    BLOCKS_PROTOCOL, BlockCounter, HaveQuery, Mesh, Multiaddr, OpenStreamError, PeerInfo,
+    SyncRequest, SyncResponse, Traffic,
 };
 
 /// Members may take this long to say whether they hold a document.
@@ -65,7 +65,7 @@ impl MeshPeers {
     /// Also gives the queue that [`announce`] empties.
     pub(crate) fn new(mesh: Mesh, trust: Trust) -> (Self, mpsc::Receiver<Announcement>) {
         let (announcements, queue) = mpsc::channel(ANNOUNCE_QUEUE);
-        let dialer = BulkDialer::new(trust.clone());
+        let dialer = BulkDialer::new(trust.clone()).counted_by(counters(&mesh));
         let unreachable = Arc::new(Mutex::new(LruCache::new(MAX_REMEMBERED)));
         (
             Self {
@@ -246,6 +246,30 @@ impl MeshPeers {
             stream: Box::new(stream.compat()),
             far_end: far_end(&self.trust, member.as_ref().clone()),
         })
+    }
+}
+
+/// Counts bulk connections with the mesh's own, so that one figure says what a peer was given.
+pub(crate) fn counters(mesh: &Mesh) -> Arc<CounterOf> {
+    let mesh = mesh.clone();
+    Arc::new(move |peer| Arc::new(BulkBytes(mesh.block_counter(peer))))
+}
+
+struct BulkBytes(BlockCounter);
+
+impl ByteCounter for BulkBytes {
+    fn sent(&self, bytes: u64) {
+        self.0.add(Traffic {
+            sent: bytes,
+            received: 0,
+        });
+    }
+
+    fn received(&self, bytes: u64) {
+        self.0.add(Traffic {
+            sent: 0,
+            received: bytes,
+        });
     }
 }
 

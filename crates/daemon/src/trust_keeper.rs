@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use warren_config::Settings;
 use warren_discovery::client::{ServerApi, TimeOuts};
@@ -64,7 +64,8 @@ pub(crate) struct TrustKeeper {
     /// The newest leaf file could not be used.
     leaf_refused: bool,
     learnt: PathBuf,
-    kept_number: u64,
+    /// Issuer and number of each list that is on disk.
+    kept: Vec<(String, u64)>,
     health: ComponentHealth,
     next_renewal: tokio::time::Instant,
 }
@@ -94,7 +95,7 @@ impl TrustKeeper {
                 }),
             leaf_refused: false,
             learnt: material::learnt_crl(&now),
-            kept_number: 0,
+            kept: Vec::new(),
             next_renewal: tokio::time::Instant::now(),
             trust,
             settings,
@@ -106,7 +107,19 @@ impl TrustKeeper {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(LOOK_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let changed = Arc::new(Notify::new());
+        let listener = Arc::clone(&changed);
+        self.trust.on_change(move |_| listener.notify_one());
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                // A list from a peer is kept at once: the next moment may be a power cut.
+                () = changed.notified() => {
+                    self.keep_lists();
+                    continue;
+                }
+                _ = tick.tick() => {}
+            }
             self.follow_settings();
             self.look();
             self.keep_lists();
@@ -118,6 +131,7 @@ impl TrustKeeper {
                 }
             }
         }
+        self.keep_lists();
     }
 
     /// A reload may name other files; a file that is new to us counts as changed.
@@ -198,12 +212,16 @@ impl TrustKeeper {
 
     /// Writes lists to the storage folder when a newer one has come from anywhere.
     fn keep_lists(&mut self) {
-        let number = self.trust.revocations().highest_number();
-        if number <= self.kept_number {
+        let revocations = self.trust.revocations();
+        let lists = revocations.lists().iter();
+        let known: Vec<(String, u64)> = lists
+            .map(|list| (list.issuer().to_owned(), list.number()))
+            .collect();
+        if known == self.kept {
             return;
         }
         match material::keep_revocations(&self.trust, &self.learnt) {
-            Ok(()) => self.kept_number = number,
+            Ok(()) => self.kept = known,
             Err(error) => {
                 tracing::warn!("revocations are in force but not kept for the next start: {error}")
             }

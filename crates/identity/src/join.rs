@@ -342,7 +342,7 @@ pub enum JoinError {
     )]
     UnknownToken,
     /// Too late.
-    #[error("the join token expired at unix time {0}; ask for a new one (`warren ca token`)")]
+    #[error("the join token expired at {}; ask for a new one (`warren ca token`)", crate::verify::shown(UnixTime::since_unix_epoch(Duration::from_secs(*.0))))]
     ExpiredToken(u64),
     /// The signing request is bad.
     #[error(transparent)]

@@ -75,6 +75,19 @@ impl Member {
     }
 }
 
+/// A time for people, in UTC.
+pub(crate) fn shown(time: UnixTime) -> String {
+    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds).map_or_else(
+        |_| format!("second {seconds} of the calendar"),
+        |time| {
+            let (date, hour, minute, second) =
+                (time.date(), time.hour(), time.minute(), time.second());
+            format!("{date}T{hour:02}:{minute:02}:{second:02}Z")
+        },
+    )
+}
+
 /// Why a certificate chain was refused. Nobody is told but the log and the counters: the peer learns nothing.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -94,19 +107,19 @@ pub enum Refusal {
     #[error("the signature on its certificate is wrong: the certificate was altered")]
     BadSignature,
     /// An issuing CA certificate is outside its validity.
-    #[error("the CA certificate that its certificate ends in expired at unix time {}", since.as_secs())]
+    #[error("the CA certificate that its certificate ends in expired at {}", shown(*since))]
     IssuerExpired {
         /// End of the CA's validity.
         since: UnixTime,
     },
     /// The leaf has ended.
-    #[error("its certificate expired at unix time {}; renew it, or check this machine's clock", since.as_secs())]
+    #[error("its certificate expired at {}; renew it, or check this machine's clock", shown(*since))]
     Expired {
         /// End of validity.
         since: UnixTime,
     },
     /// The leaf has not begun, beyond [`CLOCK_TOLERANCE`].
-    #[error("its certificate is valid from unix time {} on; check both machines' clocks", until.as_secs())]
+    #[error("its certificate is valid from {} on; check both machines' clocks", shown(*until))]
     NotYetValid {
         /// Start of validity.
         until: UnixTime,

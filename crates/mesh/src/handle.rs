@@ -18,7 +18,7 @@ use crate::error::{
 use crate::info::{Bandwidth, MemberInfo, MeshEvent, NatStatus, PeerInfo, RoutingBucket};
 use crate::node::{Command, Node};
 use crate::sync::{SyncRequest, SyncResponse};
-use crate::traffic::TrafficTable;
+use crate::traffic::{BlockCounter, TrafficTable};
 
 /// Commands that wait for the swarm task; whoever sends one more waits.
 const COMMAND_QUEUE: usize = 256;
@@ -308,6 +308,11 @@ impl Mesh {
     /// Bytes by peer and kind of message since start.
     pub fn bandwidth(&self) -> Bandwidth {
         self.inner.traffic.snapshot()
+    }
+
+    /// Counts what is exchanged with a member on a bulk connection, so that [`Self::bandwidth`] has all of it.
+    pub fn block_counter(&self, peer: PeerId) -> BlockCounter {
+        self.inner.traffic.blocks(peer)
     }
 
     /// Changes what we say of ourselves; members are told.

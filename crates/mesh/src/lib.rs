@@ -42,6 +42,7 @@ pub use info::{
 };
 pub use libp2p::{Multiaddr, PeerId, Stream};
 pub use sync::{ListNumber, MAX_HAVE_DOCUMENTS, MemberProof, SyncRequest, SyncResponse};
+pub use traffic::BlockCounter;
 
 /// Streams of content blocks between members, where no bulk connection can be made.
 pub const BLOCKS_PROTOCOL: &str = crate::core::protocol::BLOCKS;

@@ -62,11 +62,35 @@ impl TrafficTable {
             .collect()
     }
 
+    /// Counts blocks that are exchanged with a member beside the swarm.
+    pub(crate) fn blocks(&self, peer: PeerId) -> BlockCounter {
+        BlockCounter {
+            row: self.row(Some(peer), MessageType::Blocks),
+            metrics: self
+                .metrics
+                .traffic(&peer.to_string(), MessageType::Blocks.as_str()),
+        }
+    }
+
     fn row(&self, peer: Option<PeerId>, message_type: MessageType) -> Arc<Row> {
         let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let full = rows.len() >= MAX_ROWS && !rows.contains_key(&(peer, message_type));
         let peer = if full { None } else { peer };
         rows.entry((peer, message_type)).or_default().clone()
+    }
+}
+
+/// Counts what is exchanged with one member on a bulk connection, which the swarm does not see, as kind `blocks`.
+#[derive(Debug, Clone)]
+pub struct BlockCounter {
+    row: Arc<Row>,
+    metrics: warren_telemetry::Traffic,
+}
+
+impl BlockCounter {
+    /// Adds bytes given to the member and taken from it.
+    pub fn add(&self, traffic: Traffic) {
+        add(&self.row, &self.metrics, traffic);
     }
 }
 

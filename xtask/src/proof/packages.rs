@@ -48,10 +48,21 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
     ),
     tool("curl", "curl", "a client nobody here wrote calls the API"),
     tool(
+        "faketime",
+        "faketime",
+        "a node whose clock is days off is told so, and turned away",
+    ),
+    tool(
         "postgres",
         "postgresql",
         "the registry's other engine is tested against a real server",
     ),
+    tool(
+        "node",
+        "nodejs",
+        "a libp2p node of another implementation meets ours",
+    ),
+    tool("npm", "npm", "it brings that node's pinned packages"),
 ];
 
 /// Folders that hold programs and are not on every user's path.

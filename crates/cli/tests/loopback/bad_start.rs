@@ -212,38 +212,11 @@ fn given_a_storage_path_that_is_a_file_when_started_then_it_is_told() {
     );
 }
 
-#[test]
-fn given_an_expired_certificate_when_started_then_its_end_and_the_remedy_are_told() {
-    let organization = Organization::new();
-    let home = organization.home("node-1");
-    backdate(&organization, &home, 4, 1);
-
-    let refusal = home.warren(["start"]).failed();
-
-    assert!(
-        refusal.contains("expired") || refusal.contains("ended"),
-        "{refusal}"
-    );
-    assert!(refusal.contains("warren ca issue"), "{refusal}");
-}
-
-#[test]
-fn given_a_clock_three_days_slow_when_started_then_the_certificate_of_the_future_is_told() {
-    let organization = Organization::new();
-    let home = organization.home("node-1");
-    // A clock that is slow here sees what a right clock sees of a certificate issued in three days.
-    backdate(&organization, &home, -3, 30);
-
-    let refusal = home.warren(["start"]).failed();
-
-    assert!(refusal.contains("clock"), "{refusal}");
-}
-
 /// Issues the node's certificate as `days_ago` days ago (negative: in the future), for `days` days.
-fn backdate(organization: &Organization, home: &Home, days_ago: i64, days: u64) {
+fn issue_at(organization: &Organization, home: &Home, days_ago: i64, days: u64) {
     use std::time::Duration;
     use warren_identity::{
-        Capabilities, CertificateAuthority, LeafRequest, NodeKey, Serial, UnixTime, WildcardNames,
+        Capabilities, CertificateAuthority, LeafRequest, NodeKey, Serial, WildcardNames,
     };
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
     let ca = organization.ca();
@@ -260,12 +233,61 @@ fn backdate(organization: &Organization, home: &Home, days_ago: i64, days: u64) 
         companion_key: None,
         wildcards: WildcardNames::Refuse,
     };
-    let now = i64::try_from(UnixTime::now().as_secs()).unwrap() - days_ago * 86_400;
-    let then = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap()));
+    let serial = Serial::from_random([7; 16]);
     let leaf = authority
-        .issue(&request, then, Serial::from_random([7; 16]))
+        .issue(&request, before_now(days_ago), serial)
         .unwrap();
     std::fs::write(home.path("node_cert.pem"), leaf.to_pem()).unwrap();
+}
+
+fn before_now(days: i64) -> warren_identity::UnixTime {
+    use warren_identity::UnixTime;
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap();
+    let then = u64::try_from(now - days * 86_400).unwrap();
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(then))
+}
+
+/// An organisation whose authority has been there for a while.
+fn old_organization() -> Organization {
+    use warren_identity::{CA_VALIDITY, CaRequest, CertificateAuthority, OrganizationId, Serial};
+    let organization = Organization::without_ca("org_acme_corp");
+    let request = CaRequest {
+        organization: OrganizationId::new(&organization.id).unwrap(),
+        key_material: zeroize::Zeroizing::new([3; 32]),
+        serial: Serial::from_random([9; 16]),
+        validity: CA_VALIDITY,
+    };
+    let authority = CertificateAuthority::create(&request, before_now(30)).unwrap();
+    let ca = organization.ca();
+    std::fs::create_dir(&ca).unwrap();
+    std::fs::write(ca.join("ca_cert.pem"), authority.certificate_pem()).unwrap();
+    std::fs::write(ca.join("ca_key.pem"), authority.key_pem().as_bytes()).unwrap();
+    crate::support::tool("chmod", &ca, ["400", "ca_key.pem"]).ok();
+    organization
+}
+
+#[test]
+fn given_an_expired_certificate_when_started_then_its_end_and_the_remedy_are_told() {
+    let organization = old_organization();
+    let home = organization.home("node-1");
+    issue_at(&organization, &home, 4, 1);
+
+    let refusal = home.warren(["start"]).failed();
+
+    assert!(refusal.contains("expired at 20"), "{refusal}");
+    assert!(refusal.contains("warren ca issue"), "{refusal}");
+}
+
+#[test]
+fn given_a_clock_three_days_slow_when_started_then_the_certificate_of_the_future_is_told() {
+    let organization = old_organization();
+    let home = organization.home("node-1");
+    // A clock that is slow here sees what a right clock sees of a certificate issued in three days.
+    issue_at(&organization, &home, -3, 30);
+
+    let refusal = home.warren(["start"]).failed();
+
+    assert!(refusal.contains("clock"), "{refusal}");
 }
 
 #[test]

@@ -227,7 +227,7 @@ fn given_title_tags_and_retention_when_put_then_stat_tells_them() {
     let stat = node.warren(["stat", &id, "--json"]).json();
 
     assert_eq!(stat["title"], "Runbook, third edition");
-    assert_eq!(stat["tags"], serde_json::json!(["ops", "night shift"]));
+    assert_eq!(stat["tags"], serde_json::json!(["night shift", "ops"]));
     assert_eq!(stat["source_type"], "wiki");
     assert_eq!(stat["size"], 7);
     assert_eq!(stat["signed_by"], node.peer_id.as_str());

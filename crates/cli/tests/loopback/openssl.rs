@@ -42,8 +42,9 @@ fn guides_authority() -> Organization {
 /// The node certificate of the guide, beside the CA: RSA, a host name, no peer id.
 fn guides_leaf(organization: &Organization, home: &Home) {
     let (ca, folder) = (organization.ca(), &home.folder);
-    openssl(folder, ["genrsa", "-out", "api_key.pem", "2048"]).ok();
-    tool("chmod", folder, ["400", "api_key.pem"]).ok();
+    openssl(folder, ["genrsa", "-out", "api_key.new", "2048"]).ok();
+    tool("chmod", folder, ["400", "api_key.new"]).ok();
+    std::fs::rename(folder.join("api_key.new"), folder.join("api_key.pem")).unwrap();
     openssl(
         folder,
         [
@@ -292,6 +293,37 @@ fn given_the_guides_leaf_when_the_api_serves_it_then_openssl_verifies_the_handsh
             || handshake.stderr.contains("CN=node1.acme.com"),
         "{}",
         handshake.stderr
+    );
+}
+
+#[test]
+fn given_the_guides_leaf_when_it_is_renewed_on_disk_then_the_next_handshake_serves_the_new_one() {
+    if missing() {
+        return warren_lab::skip("openssl::renewed", "needs openssl");
+    }
+    let organization = guides_authority();
+    let node = with_guides_leaf(&organization);
+    let served = || {
+        let script = format!(
+            "openssl s_client -connect {} </dev/null 2>/dev/null | openssl x509 -noout -serial",
+            node.api()
+        );
+        tool("sh", &node.folder, ["-c", &script]).ok()
+    };
+    let before = served();
+
+    guides_leaf(&organization, &node);
+
+    eventually("the new certificate is served", || {
+        (served() != before).then_some(())
+    });
+    assert_eq!(
+        served(),
+        openssl(
+            &node.folder,
+            ["x509", "-noout", "-serial", "-in", "api_cert.pem"]
+        )
+        .ok()
     );
 }
 

@@ -185,7 +185,7 @@ impl Installation {
         let certs = self.home.path("certs").display().to_string();
         let script = format!(
             "ip link set lo up; \
-             export WARREN_TLS_CERT={certs}/node.crt WARREN_NETWORK__SECURITY__CA_CERT={certs}/ca.crt; \
+             export WARREN_PEER_KEY_PATH={certs}/node.key WARREN_TLS_CERT={certs}/node.crt WARREN_NETWORK__SECURITY__CA_CERT={certs}/ca.crt; \
              exec \"$@\" --config {}",
             storage.display()
         );

@@ -140,6 +140,18 @@ impl Home {
         name: &str,
         capabilities: &[&str],
     ) -> Finished {
+        self.issue_for(organization, name, capabilities, 365)
+    }
+
+    /// As [`issue`](Self::issue), for so many days.
+    pub(crate) fn issue_for(
+        &self,
+        organization: &Organization,
+        name: &str,
+        capabilities: &[&str],
+        days: u32,
+    ) -> Finished {
+        let days = days.to_string();
         let (ca, key, out) = (
             organization.ca(),
             self.path("node.pem"),
@@ -159,6 +171,8 @@ impl Home {
             &organization.id,
             "--ip",
             &ip,
+            "--days",
+            &days,
             "--force",
             "--out",
             text(&out),

@@ -38,11 +38,6 @@ impl Request {
         self
     }
 
-    pub(crate) fn json(self, body: &serde_json::Value) -> Self {
-        self.header("content-type", "application/json")
-            .body(body.to_string().as_bytes())
-    }
-
     pub(crate) fn send(self) -> Reply {
         let shown = format!("{} {}", self.method, self.path);
         self.try_send()

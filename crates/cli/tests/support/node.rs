@@ -166,12 +166,6 @@ impl Node {
         eventually("the node has stopped", || self.child.try_wait().unwrap())
     }
 
-    /// Ends it as a power cut does.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
     pub(crate) fn api(&self) -> SocketAddr {
         self.home.api()
     }

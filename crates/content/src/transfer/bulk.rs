@@ -24,6 +24,7 @@ use warren_identity::tls::{
 };
 use warren_identity::{Member, PeerId, Trust, UnixTime};
 
+use super::counted::{Counted, CounterOf};
 use super::tls_stream::TlsStream;
 use super::{
     BlockServer, ConnectError, FarEnd, Link, Membership, MembershipEnded, TransferMetrics,
@@ -94,6 +95,7 @@ pub struct BulkListener {
     trust: Trust,
     server: BlockServer,
     metrics: TransferMetrics,
+    counters: Option<Arc<CounterOf>>,
     handshakes: Arc<Semaphore>,
 }
 
@@ -120,8 +122,18 @@ impl BulkListener {
             trust: trust.clone(),
             server,
             metrics,
+            counters: None,
             handshakes,
         })
+    }
+
+    /// Has the bytes exchanged with each peer counted.
+    #[must_use]
+    pub fn counted_by(self, counters: Arc<CounterOf>) -> Self {
+        Self {
+            counters: Some(counters),
+            ..self
+        }
     }
 
     /// Where it listens, the port filled in.
@@ -155,6 +167,11 @@ impl BulkListener {
                         match handshake {
                             Ok(Ok((stream, member))) => {
                                 debug!(peer = %member.peer_id, %remote, "bulk connection accepted");
+                                let stream = Counted::new(
+                                    stream,
+                                    member.peer_id,
+                                    listener.counters.as_ref(),
+                                );
                                 listener
                                     .server
                                     .serve(stream, far_end(&listener.trust, member))
@@ -194,13 +211,26 @@ impl BulkListener {
 #[derive(Clone)]
 pub struct BulkDialer {
     trust: Trust,
+    counters: Option<Arc<CounterOf>>,
 }
 
 impl BulkDialer {
     /// A dialler that proves itself with `trust`'s leaf.
     #[must_use]
     pub fn new(trust: Trust) -> Self {
-        Self { trust }
+        Self {
+            trust,
+            counters: None,
+        }
+    }
+
+    /// Has the bytes exchanged with each peer counted.
+    #[must_use]
+    pub fn counted_by(self, counters: Arc<CounterOf>) -> Self {
+        Self {
+            counters: Some(counters),
+            ..self
+        }
     }
 
     /// Connects to `peer` at the first of `addresses` (`host:port`) where it is found. Cancel safe.
@@ -268,7 +298,7 @@ impl BulkDialer {
             .map_err(|_| HandshakeError::TimedOut)??;
         let member = check(&self.trust, &stream)?;
         Ok(Link {
-            stream: Box::new(stream),
+            stream: Box::new(Counted::new(stream, member.peer_id, self.counters.as_ref())),
             far_end: far_end(&self.trust, member),
         })
     }

@@ -7,8 +7,10 @@
 //! What the bytes mean is in [`crate::core::wire`]. Nothing here verifies content: what [`BlockClient`] hands out is a
 //! [`StoredBlock`](crate::StoredBlock), which nobody can use before it is verified.
 
+mod buffers;
 pub mod bulk;
 mod client;
+mod counted;
 mod frames;
 mod metrics;
 mod server;
@@ -22,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use warren_identity::PeerId;
 
 pub use self::client::{Arrival, BlockClient, CallError, Outcome, SendError};
+pub use self::counted::{ByteCounter, CounterOf};
 pub use self::metrics::TransferMetrics;
 pub use self::server::BlockServer;
 
