@@ -10,9 +10,13 @@
 //! Start reading at [`core::id`] (what a name is), then [`core::manifest`], then [`store::Store`].
 
 pub mod core;
+pub mod retrieve;
 pub mod store;
+pub mod transfer;
 
-pub use crate::core::block::{Encoding, MAX_BLOCK_BYTES, StoredBlock, VerifiedBlock, VerifyBlockError};
+pub use crate::core::block::{
+    Encoding, MAX_BLOCK_BYTES, StoredBlock, VerifiedBlock, VerifyBlockError,
+};
 pub use crate::core::id::{BlockId, ChunkId, DocumentId, ParseIdError};
 pub use crate::core::record::{DocumentRecord, RecordError, UnixMillis};
 pub use crate::store::{Store, StoreOptions};

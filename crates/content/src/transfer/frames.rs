@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
+use super::buffers::BlockBuffers;
 use crate::core::wire::{DecodeError, LENGTH_PREFIX, MAX_FRAME, frame_length};
 
 /// Enough for many small blocks per read; larger bodies bypass it.
@@ -55,6 +56,7 @@ pub(crate) struct FrameReader<R> {
     body: Vec<u8>,
     progress: Duration,
     on_progress: Box<dyn Fn() + Send>,
+    buffers: BlockBuffers,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -70,6 +72,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             body: Vec::new(),
             progress,
             on_progress,
+            buffers: BlockBuffers::default(),
         }
     }
 
@@ -102,7 +105,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     ///
     /// `size` must have passed [`crate::core::wire`]'s limits.
     pub(crate) async fn raw(&mut self, size: usize) -> Result<Bytes, EndReason> {
-        let mut block = Vec::with_capacity(size);
+        let mut block = self.buffers.take(size);
         let mut rest = (&mut self.reader).take(size as u64);
         while block.len() < size {
             match timeout(self.progress, rest.read_buf(&mut block)).await {
@@ -112,7 +115,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Ok(Ok(_)) => (self.on_progress)(),
             }
         }
-        Ok(block.into())
+        Ok(self.buffers.share(block))
     }
 
     async fn exact(&mut self, buffer: &mut [u8]) -> Result<(), EndReason> {
