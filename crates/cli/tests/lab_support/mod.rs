@@ -13,6 +13,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use warren_daemon::ca_folder::CaFolder;
+use warren_identity::{Capabilities, LeafRequest, WildcardNames};
 use warren_lab::{Host, Output, Process, ProcessError, Signal, eventually};
 
 /// How long a node may take to come up on a busy machine.
@@ -128,7 +130,28 @@ impl Organization {
         run(&["ca", "revoke", "--dir", text(&ca), "--peer", &node.peer_id]);
     }
 
-    /// The CA's revocation list, for `network.security.crl`; there is one from the first revocation on.
+    /// Signs a revocation list that names whoever was revoked so far, nobody to begin with.
+    pub(crate) fn sign_list(&self) {
+        run(&["ca", "crl", "--dir", text(&self.ca())]);
+    }
+
+    /// Gives a node that is not started yet a certificate that ends this long from now.
+    pub(crate) fn reissue_for(&self, node: &Node, validity: Duration) {
+        let request = LeafRequest {
+            peer_id: node.peer_id.parse().unwrap(),
+            name: node.name.clone(),
+            dns: Vec::new(),
+            ip: Vec::new(),
+            capabilities: Capabilities::parse(&["storage"]).unwrap(),
+            validity,
+            companion_key: None,
+            wildcards: WildcardNames::Refuse,
+        };
+        let leaf = CaFolder::new(&self.ca(), None).issue(&request).unwrap();
+        std::fs::write(node.folder.join("node_cert.pem"), leaf.to_pem()).unwrap();
+    }
+
+    /// The CA's revocation list, for `network.security.crl`; see [`Self::sign_list`].
     pub(crate) fn crl(&self) -> PathBuf {
         self.ca().join("crl.pem")
     }

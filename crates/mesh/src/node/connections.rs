@@ -40,10 +40,18 @@ pub(super) enum Target {
 impl Node {
     pub(super) fn plan_bootstrap(&mut self, now: Instant) {
         for address in self.config.bootstrap_peers.clone() {
-            if peer_of(&address) != Some(*self.swarm.local_peer_id()) {
+            // One target for all addresses of a peer: they are dialled together.
+            let first = peer_of(&address).and_then(|peer| self.bootstrap_addresses(peer).next());
+            let leads_elsewhere = peer_of(&address) != Some(*self.swarm.local_peer_id());
+            if leads_elsewhere && first.is_none_or(|first| *first == address) {
                 self.redial.add(Target::Bootstrap(address), now);
             }
         }
+    }
+
+    fn bootstrap_addresses(&self, peer: PeerId) -> impl Iterator<Item = &Multiaddr> {
+        let configured = self.config.bootstrap_peers.iter();
+        configured.filter(move |address| peer_of(address) == Some(peer))
     }
 
     pub(super) fn on_established(
@@ -172,6 +180,14 @@ impl Node {
             Failure::Refused
         };
         if let Some(target) = self.dialled_targets.remove(&id) {
+            match &target {
+                Target::Bootstrap(address) => {
+                    tracing::info!(%address, "a bootstrap peer was not reached and is tried again: {}", attempts(error));
+                }
+                Target::Peer(peer) => {
+                    tracing::debug!(%peer, "not reached, tried again later: {}", attempts(error));
+                }
+            }
             self.redial.failed(&target, failure, now, jitter());
         }
         if let Some(peer) = peer
@@ -223,7 +239,7 @@ impl Node {
             let options = match &target {
                 Target::Bootstrap(address) => match peer_of(address) {
                     Some(peer) => DialOpts::peer_id(peer)
-                        .addresses(vec![address.clone()])
+                        .addresses(self.bootstrap_addresses(peer).cloned().collect())
                         .condition(PeerCondition::DisconnectedAndNotDialing)
                         .build(),
                     None => DialOpts::unknown_peer_id().address(address.clone()).build(),
@@ -303,12 +319,7 @@ impl Node {
 
     /// Bootstrap addresses that lead to this peer.
     fn bootstrap_targets(&self, peer: PeerId) -> Vec<Target> {
-        let named = self
-            .config
-            .bootstrap_peers
-            .iter()
-            .filter(|a| peer_of(a) == Some(peer));
-        named
+        self.bootstrap_addresses(peer)
             .map(|address| Target::Bootstrap(address.clone()))
             .collect()
     }
