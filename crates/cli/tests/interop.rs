@@ -119,8 +119,7 @@ impl Transport {
 #[test]
 fn given_an_open_mesh_when_a_stock_node_dials_over_tcp_then_it_identifies_pings_and_looks_a_peer_up()
  {
-    let test = "given_an_open_mesh_when_a_stock_node_dials_over_tcp";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         is_served(&stock, Transport::Tcp);
     }
 }
@@ -128,8 +127,7 @@ fn given_an_open_mesh_when_a_stock_node_dials_over_tcp_then_it_identifies_pings_
 #[test]
 fn given_an_open_mesh_when_a_stock_node_dials_over_websocket_then_it_identifies_pings_and_looks_a_peer_up()
  {
-    let test = "given_an_open_mesh_when_a_stock_node_dials_over_websocket";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         is_served(&stock, Transport::WebSocket);
     }
 }
@@ -153,8 +151,7 @@ fn is_served(stock: &Stock, transport: Transport) {
 
 #[test]
 fn given_an_open_mesh_when_a_stock_node_opens_what_members_speak_over_tcp_then_each_is_refused() {
-    let test = "given_an_open_mesh_when_a_stock_node_opens_what_members_speak_over_tcp";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         gets_no_more(&stock, Transport::Tcp);
     }
 }
@@ -162,8 +159,7 @@ fn given_an_open_mesh_when_a_stock_node_opens_what_members_speak_over_tcp_then_e
 #[test]
 fn given_an_open_mesh_when_a_stock_node_opens_what_members_speak_over_websocket_then_each_is_refused()
  {
-    let test = "given_an_open_mesh_when_a_stock_node_opens_what_members_speak_over_websocket";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         gets_no_more(&stock, Transport::WebSocket);
     }
 }
@@ -190,8 +186,7 @@ fn gets_no_more(stock: &Stock, transport: Transport) {
 
 #[test]
 fn given_an_open_mesh_when_it_dials_a_stock_node_then_the_two_identify_and_ping_each_other() {
-    let test = "given_an_open_mesh_when_it_dials_a_stock_node";
-    let Some(stock) = Stock::or_skip(test) else {
+    let Some(stock) = Stock::or_skip() else {
         return;
     };
     let mesh = Mesh::start("open");
@@ -216,8 +211,7 @@ fn given_an_open_mesh_when_it_dials_a_stock_node_then_the_two_identify_and_ping_
 #[test]
 fn given_a_members_only_mesh_when_a_stock_node_dials_over_tcp_then_it_is_turned_away_and_learns_nothing()
  {
-    let test = "given_a_members_only_mesh_when_a_stock_node_dials_over_tcp";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         is_turned_away(&stock, Transport::Tcp);
     }
 }
@@ -225,8 +219,7 @@ fn given_a_members_only_mesh_when_a_stock_node_dials_over_tcp_then_it_is_turned_
 #[test]
 fn given_a_members_only_mesh_when_a_stock_node_dials_over_websocket_then_it_is_turned_away_and_learns_nothing()
  {
-    let test = "given_a_members_only_mesh_when_a_stock_node_dials_over_websocket";
-    if let Some(stock) = Stock::or_skip(test) {
+    if let Some(stock) = Stock::or_skip() {
         is_turned_away(&stock, Transport::WebSocket);
     }
 }
@@ -254,8 +247,7 @@ fn knows_nothing(remembered: &Value) {
 #[test]
 fn given_a_members_only_mesh_when_a_stock_node_was_turned_away_then_the_reason_is_logged_and_counted()
  {
-    let test = "given_a_members_only_mesh_when_a_stock_node_was_turned_away";
-    let Some(stock) = Stock::or_skip(test) else {
+    let Some(stock) = Stock::or_skip() else {
         return;
     };
     let mesh = Mesh::start("members");
@@ -271,8 +263,7 @@ fn given_a_members_only_mesh_when_a_stock_node_was_turned_away_then_the_reason_i
 
 #[test]
 fn given_a_members_only_mesh_when_it_dials_a_stock_node_then_it_says_so_and_shows_nothing() {
-    let test = "given_a_members_only_mesh_when_it_dials_a_stock_node";
-    let Some(stock) = Stock::or_skip(test) else {
+    let Some(stock) = Stock::or_skip() else {
         return;
     };
     let mesh = Mesh::start("members");

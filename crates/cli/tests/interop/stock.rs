@@ -14,7 +14,8 @@ const SCRIPTS: [(&str, &str); 2] = [
     ("node18.mjs", include_str!("node18.mjs")),
 ];
 const MANIFEST: &str = include_str!("package.json");
-/// Holds the hash of every package, so that whichever registry npm asks, it is these bytes or an error.
+/// Holds the hash of every package, so that whichever registry npm asks, it is these bytes or an error. It names no
+/// registry: `npm install --package-lock-only --omit-lockfile-registry-resolved` in the folder keeps it so.
 const LOCK: &str = include_str!("package-lock.json");
 
 /// The oldest Node.js that the pinned packages run on: Debian 12's.
@@ -44,15 +45,17 @@ pub(crate) struct Stock {
 }
 
 impl Stock {
-    /// Says that the test is skipped, and why, where the stock node cannot be had.
-    pub(crate) fn or_skip(test: &str) -> Option<Self> {
+    /// Says that the test which calls it is skipped, and why, where the stock node cannot be had.
+    pub(crate) fn or_skip() -> Option<Self> {
         static INSTALLED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         match INSTALLED.get_or_init(install) {
             Ok(folder) => Some(Self {
                 folder: folder.clone(),
             }),
             Err(missing) => {
-                warren_lab::skip(test, missing);
+                // The runner names a test's thread after the test, if there are several.
+                let thread = std::thread::current();
+                warren_lab::skip(thread.name().unwrap_or("interop"), missing);
                 None
             }
         }
