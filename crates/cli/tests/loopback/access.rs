@@ -340,3 +340,44 @@ fn given_tls_when_the_command_line_asks_then_it_checks_the_nodes_certificate() {
 
     assert_eq!(status["peer_id"], node.peer_id.as_str());
 }
+
+#[test]
+fn given_a_token_that_is_too_short_when_started_then_it_is_refused_with_the_remedy() {
+    use std::os::unix::fs::PermissionsExt;
+    let organization = Organization::new();
+    let home = organization.home("node-1");
+    std::fs::create_dir(home.path("data")).unwrap();
+    let token = home.path("data/admin.token");
+    std::fs::write(&token, "secret").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    let refusal = home.warren(["start"]).failed();
+
+    assert!(
+        refusal.contains("admin.token") && refusal.contains("remove the file"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn given_an_allowed_host_name_when_called_by_it_then_it_is_ours() {
+    let organization = Organization::new();
+    let home = organization.planned(
+        "node-1",
+        Plan {
+            api: ", allowed_hosts: [warren.acme.com]".to_owned(),
+            ..Plan::default()
+        },
+    );
+    let node = Node::start(&home);
+    let by = |host: &str| {
+        node.request("GET", "/api/v1/status")
+            .header("host", host)
+            .send()
+            .status
+    };
+
+    assert_eq!(by("Warren.acme.com:18080"), 200);
+    assert_eq!(by("warren.acme.com:80"), 421);
+    assert_eq!(by("other.acme.com:18080"), 421);
+}

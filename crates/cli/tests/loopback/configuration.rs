@@ -1,6 +1,6 @@
 //! `check`, `config show`, `config schema`, `start --dry-run`.
 
-use crate::support::{Home, Organization, Plan, warren};
+use crate::support::{Home, Node, Organization, Plan, warren};
 
 fn home(organization: &Organization) -> Home {
     organization.home("node-1")
@@ -171,4 +171,25 @@ fn given_a_dry_run_when_started_then_nothing_is_made() {
         "{told}"
     );
     assert!(!home.path("data").exists());
+}
+
+#[test]
+fn given_the_json_log_format_when_a_node_runs_then_every_line_is_one_object_with_time_and_level() {
+    let organization = Organization::new();
+    let node = Node::start(&organization.planned(
+        "node-1",
+        Plan {
+            sections: "logging: {format: json}".to_owned(),
+            ..Plan::default()
+        },
+    ));
+    node.put(b"something");
+
+    for line in node.log().lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            entry["timestamp"].is_string() && entry["level"].is_string(),
+            "{line}"
+        );
+    }
 }

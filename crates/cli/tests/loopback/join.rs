@@ -311,3 +311,21 @@ fn given_a_revoked_member_when_it_is_joined_again_with_the_same_key_then_it_is_r
 
     assert!(refusal.contains("revoked"), "{refusal}");
 }
+
+#[test]
+fn given_an_answer_that_was_lost_when_the_same_machine_joins_again_then_it_is_told_what_to_do() {
+    let joining = Joining::new();
+    let token = joining.token("token", &[]);
+    joining.join(&token, "joined").ok();
+    for lost in ["node_cert.pem", "ca_cert.pem", "warren.yaml"] {
+        std::fs::remove_file(joining.path("joined").join(lost)).unwrap();
+    }
+
+    let again = joining.join(&token, "joined");
+
+    // The same key proves the same machine: the certificate it already has may be given again, or a new token named.
+    assert!(
+        again.code == Some(0) || again.failed().contains("warren ca token"),
+        "{again:?}"
+    );
+}

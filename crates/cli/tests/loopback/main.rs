@@ -14,6 +14,7 @@ mod damage;
 mod dev;
 mod discovery;
 mod documents;
+mod first_steps;
 mod join;
 mod json;
 mod keys;

@@ -120,9 +120,12 @@ fn given_a_member_of_another_organisation_when_connected_then_it_is_turned_away(
 #[test]
 fn given_a_peer_when_the_api_tells_of_it_then_every_documented_field_has_its_type() {
     let pair = Pair::connected();
-    let peers = eventually("the first round trip is measured", || {
+    // Round trip and protocols are known a moment after the connection.
+    let peers = eventually("the peer has been asked everything", || {
         let peers = pair.second.get("/api/v1/network/peers").json();
-        peers["peers"][0]["latency_ms"].is_u64().then_some(peers)
+        let peer = &peers["peers"][0];
+        let known = peer["latency_ms"].is_u64() && !peer["protocols"].as_array()?.is_empty();
+        known.then_some(peers)
     });
 
     let listed = peers["peers"].as_array().unwrap();

@@ -1,8 +1,6 @@
 //! The `network:` and `discovery:` files of the source documents start a node as they are: the brand in names exchanged,
 //! real peer ids and paths in place of placeholders. Each runs in a network namespace of its own, for it takes its ports.
 
-use std::path::PathBuf;
-
 use crate::support::{Home, Node, Organization, eventually, tool};
 
 /// The deployment guide's `config/network.yaml`.
@@ -203,27 +201,24 @@ struct Running {
 }
 
 impl Running {
-    /// What the node answers inside its namespace.
-    fn health(&mut self, url: &str) -> String {
+    /// What the node answers inside its namespace, to a caller with the node's own certificate.
+    fn answer(&mut self, url: &str) -> String {
         let pid = self.node.pid().to_string();
+        let fixed = [
+            "-t",
+            &pid,
+            "-n",
+            "curl",
+            "-ksS",
+            "-o",
+            "-",
+            "-w",
+            " %{http_code}",
+        ];
+        let identity = ["--cert", "certs/node.crt", "--key", "certs/node.key", url];
         eventually("the node answers in its namespace", || {
             self.node.assert_running();
-            let asked = tool(
-                "nsenter",
-                &PathBuf::from("/"),
-                [
-                    "-t",
-                    &pid,
-                    "-n",
-                    "curl",
-                    "-ksS",
-                    "-o",
-                    "-",
-                    "-w",
-                    " %{http_code}",
-                    url,
-                ],
-            );
+            let asked = tool("nsenter", &self.node.folder, fixed.iter().chain(&identity));
             (asked.code == Some(0)).then(|| asked.ok())
         })
     }
@@ -237,7 +232,7 @@ fn given_the_deployment_guides_network_file_when_started_then_the_node_is_well()
 
     let mut running = installation.start(GUIDE);
 
-    let health = running.health("http://127.0.0.1:8080/health");
+    let health = running.answer("http://127.0.0.1:8080/health");
     assert!(
         health.contains("healthy") && health.ends_with(" 200"),
         "{health}"
@@ -258,7 +253,7 @@ fn given_the_network_layers_file_when_started_then_the_node_is_well_and_names_ea
 
     let mut running = installation.start(LAYER);
 
-    let health = running.health("http://127.0.0.1:8080/health");
+    let health = running.answer("http://127.0.0.1:8080/health");
     assert!(
         health.contains("healthy") && health.ends_with(" 200"),
         "{health}"
@@ -278,6 +273,15 @@ fn given_the_guides_discovery_file_when_started_then_the_server_answers_at_its_p
 
     let mut running = installation.start(DISCOVERY);
 
-    let answer = running.health("https://127.0.0.1:8080/health");
-    assert!(!answer.is_empty());
+    let answer = running.answer("https://127.0.0.1:8080/api/v1/network/bootstrap");
+    // Its database is not there; the seeds of the file are told all the same.
+    for seed in [
+        "12D3KooWA8EXV3KjBxEU5EnsPfneLx84vMWAtTBQBeyooN3hYKTQ",
+        "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+    ] {
+        assert!(
+            answer.contains(seed) && answer.ends_with(" 200"),
+            "{answer}"
+        );
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// The binary under test.
-pub(super) fn binary() -> OsString {
+pub(crate) fn binary() -> OsString {
     std::env::var_os("WARREN_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_warren").into())
 }
 

@@ -7,7 +7,7 @@ mod node;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use command::{Finished, Invocation, tool, warren};
+pub(crate) use command::{Finished, Invocation, binary, tool, warren};
 pub(crate) use home::{Home, Organization, Plan};
 pub(crate) use http::{Reply, Request};
 pub(crate) use node::Node;
