@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: installs what the peers are, builds `benches/` and the product in release mode, and starts
 //! `warren-bench`, which measures.
 //!
-//! Everything is built into `benches/target`, so that a benchmark never waits for, or undoes, the product's own builds.
+//! The benchmarks are built into `benches/target`, the product where `cargo run --release` has it.
 
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::proof;
 use crate::proof::cargo::Cargo;
 use crate::proof::packages::{self, Tool, tool};
 
@@ -118,18 +119,13 @@ pub(crate) fn run(root: &Path, options: &BenchOptions) -> anyhow::Result<bool> {
     for case in &options.only {
         command.args(["--only", case]);
     }
-    if options.only.is_empty()
-        || options
-            .only
-            .iter()
-            .any(|case| WITH_BINARY.contains(&case.as_str()))
-    {
-        let product = Cargo::new(root, "build")
-            .args(["--release", "--package", "warren", "--target-dir"])
-            .args([&target]);
+    let whole_node = |case: &String| WITH_BINARY.contains(&case.as_str());
+    if options.only.is_empty() || options.only.iter().any(whole_node) {
+        let product = Cargo::new(root, "build").args(["--release", "--package", "warren"]);
         // Without it its cases say so; the others are measured all the same.
         if product.succeeds().failed == 0 {
-            command.arg("--warren").arg(target.join("release/warren"));
+            let binary = proof::target(root).join("release/warren");
+            command.arg("--warren").arg(binary);
         }
     }
     Ok(command

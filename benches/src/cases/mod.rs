@@ -22,6 +22,7 @@ use crate::outcome::{Row, Target};
 use crate::place::Place;
 
 pub(crate) const MIB: u64 = 1024 * 1024;
+const MEBI: usize = 1024 * 1024;
 /// A file system in memory on every Linux machine.
 const MEMORY: &str = "/dev/shm";
 
@@ -190,6 +191,8 @@ impl Bench {
     /// Measures every side once per round, in turn, the order reversed from round to round. Gives the samples of each
     /// side in the order of the rounds.
     pub(crate) fn alternate(&self, sides: &mut [Side<'_>]) -> anyhow::Result<Vec<Vec<Sample>>> {
+        // What the largest side uses for files and buffers.
+        let memory_bytes = if self.quick { 640 * MEBI } else { 2560 * MEBI };
         let mut samples = vec![Vec::new(); sides.len()];
         for round in 0..self.rounds {
             let mut order: Vec<usize> = (0..sides.len()).collect();
@@ -197,7 +200,7 @@ impl Bench {
                 order.reverse();
             }
             for index in order {
-                measure::settle();
+                measure::settle(memory_bytes)?;
                 let sample = sides[index]()?;
                 eprintln!(
                     "  round {}, side {}: {:.2}, CPU {:.2}",

@@ -204,7 +204,8 @@ impl Proof<'_> {
     }
 }
 
-fn target(root: &Path) -> PathBuf {
+/// Where cargo builds the product.
+pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| root.join("target"), |folder| root.join(folder))
 }
