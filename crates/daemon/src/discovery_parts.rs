@@ -302,7 +302,7 @@ pub(crate) async fn watch_client(
             ClientState::Starting => {}
             ClientState::Connected { .. } => health.ok(),
             ClientState::AllFailed { reason } => {
-                health.degraded(format!("no discovery server answers: {reason}"))
+                health.degraded(format!("no discovery server answers: {reason}"));
             }
         }
         if !matches!(

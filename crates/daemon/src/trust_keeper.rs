@@ -223,7 +223,7 @@ impl TrustKeeper {
         match material::keep_revocations(&self.trust, &self.learnt) {
             Ok(()) => self.kept = known,
             Err(error) => {
-                tracing::warn!("revocations are in force but not kept for the next start: {error}")
+                tracing::warn!("revocations are in force but not kept for the next start: {error}");
             }
         }
     }
@@ -272,7 +272,7 @@ impl TrustKeeper {
         match renewed {
             Ok(()) => tracing::info!("the node's certificate was renewed"),
             Err(reason) => {
-                tracing::warn!("the node's certificate nears its end and was not renewed: {reason}")
+                tracing::warn!("the node's certificate nears its end and was not renewed: {reason}");
             }
         }
     }

@@ -73,7 +73,7 @@ async fn collect(
                 }
             }
             Err(error) => {
-                tracing::warn!("documents whose retention has ended were not dropped: {error}")
+                tracing::warn!("documents whose retention has ended were not dropped: {error}");
             }
         }
         match store.gc(now()).await {
