@@ -341,7 +341,10 @@ impl Simulation {
     fn search(&mut self) {
         let peers: Vec<u8> = self.providers.keys().copied().collect();
         for peer in peers {
-            let fit = matches!(self.providers[&peer].character, Character::Honest | Character::Busy);
+            let fit = matches!(
+                self.providers[&peer].character,
+                Character::Honest | Character::Busy
+            );
             let reachable = fit || self.random.chance(80);
             if reachable && self.planner.may_connect(&peer) {
                 self.providers.get_mut(&peer).unwrap().connected = true;
@@ -377,7 +380,7 @@ impl Simulation {
             Happening::NotFound => self.planner.handle_not_found(&peer, ticket, self.now),
             Happening::Busy => {
                 self.planner
-                    .handle_busy(&peer, ticket, Duration::from_millis(200), self.now)
+                    .handle_busy(&peer, ticket, Duration::from_millis(200), self.now);
             }
             Happening::Disconnect => {}
         }
@@ -396,7 +399,10 @@ fn given_any_mix_of_providers_when_simulated_then_it_completes_if_and_only_if_an
         .into_iter()
         .filter_map(|seed| Simulation::new(seed).run().err())
         .collect();
-    assert!(failures.is_empty(), "{} runs failed:
-{}", failures.len(), failures.join("
-"));
+    let report = failures.join("; ");
+    assert!(
+        failures.is_empty(),
+        "{} runs failed: {report}",
+        failures.len()
+    );
 }

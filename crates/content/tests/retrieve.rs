@@ -208,7 +208,7 @@ async fn given_garbage_when_received_then_the_connection_is_closed_and_counted()
             .await
             .unwrap();
         // It must not be the end of the stream that ends it.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     reader.network.add_node(&holder);
 
@@ -234,7 +234,7 @@ async fn given_a_block_of_two_gibibytes_when_announced_then_nothing_is_allocated
         bytes.extend((2u32 * 1024 * 1024 * 1024).to_be_bytes());
         bytes.extend((2u32 * 1024 * 1024 * 1024).to_be_bytes());
         stream.write_all(&bytes).await.unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     reader.network.add_node(&holder);
 
@@ -256,7 +256,7 @@ async fn given_an_answer_that_was_never_asked_for_when_received_then_the_connect
             .write_all(&frame(&Response::NotFound { request: 77_777 }))
             .await
             .unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     reader.network.add_node(&holder);
     reader.read(document).await.unwrap();
@@ -270,7 +270,7 @@ async fn given_a_silent_provider_when_read_then_another_is_asked_after_the_time_
     let document = holder.put(&content).await;
     reader.network.add_player(1, |stream| async move {
         let _open = stream;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     reader.network.add_node(&holder);
 
@@ -286,7 +286,7 @@ async fn given_only_a_silent_provider_when_read_then_it_fails_after_the_time_out
     let document = Node::new(2).put(&noise("only silence", MIB)).await;
     reader.network.add_player(1, |stream| async move {
         let _open = stream;
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let error = reader.read(document).await.unwrap_err();
     assert!(

@@ -199,7 +199,14 @@ impl<P: Clone + Ord> FetchPlanner<P> {
     /// `peer` answered with the right bytes, `size` of them when decoded.
     pub fn handle_block(&mut self, peer: &P, ticket: Ticket, size: u32, now: Instant) -> Verdict {
         self.land(peer, ticket);
-        self.accept(ticket, size, now)
+        let verdict = self.accept(ticket, size, now);
+        if verdict == Verdict::Accepted
+            && let Some(provider) = self.providers.get_mut(peer)
+        {
+            // Who delivers may come and go: a slow reader lets connections idle until they close.
+            provider.connections = provider.connections.min(1);
+        }
+        verdict
     }
 
     /// The block was had without a provider (from the local store, or from another retrieval).
@@ -890,6 +897,24 @@ mod tests {
             planner.handle_disconnected(&"a", now);
         }
         assert!(!planner.handle_provider("a", now));
+    }
+
+    #[test]
+    fn given_a_provider_that_delivers_between_disconnects_when_it_comes_back_then_it_is_always_used()
+     {
+        let now = start();
+        let mut planner = planner(now);
+        for ticket in 0..20 {
+            assert!(
+                planner.handle_provider("a", now),
+                "refused before ticket {ticket}"
+            );
+            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
+            assert_eq!(transmits(&mut planner, now), [("a", ticket)]);
+            planner.handle_block(&"a", Ticket(ticket), MIB, now);
+            planner.release(Ticket(ticket), now);
+            planner.handle_disconnected(&"a", now);
+        }
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl Request {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Get { request, block } => {
-                frame(out, 0x01, *request, |out| put_block_id(out, block))
+                frame(out, 0x01, *request, |out| put_block_id(out, block));
             }
             Self::Have { request, documents } => frame(out, 0x02, *request, |out| {
                 let asked = &documents[..documents.len().min(MAX_HAVE_DOCUMENTS)];
@@ -254,7 +254,7 @@ impl Request {
             }),
             Self::Record { request, document } => {
                 frame(out, 0x03, *request, |out| {
-                    out.extend_from_slice(document.hash())
+                    out.extend_from_slice(document.hash());
                 });
             }
         }
@@ -323,7 +323,7 @@ impl Response {
                 retry_after_ms,
             } => {
                 frame(out, 0x83, *request, |out| {
-                    out.extend_from_slice(&retry_after_ms.to_be_bytes())
+                    out.extend_from_slice(&retry_after_ms.to_be_bytes());
                 });
             }
             Self::Error {
@@ -777,5 +777,23 @@ mod tests {
         let bits = bitmap(&[true, false, false, false, false, false, false, false, true]);
         assert!(bitmap_holds(&bits, 0) && bitmap_holds(&bits, 8));
         assert!(!bitmap_holds(&bits, 1) && !bitmap_holds(&bits, 99));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn given_any_bytes_when_decoded_then_what_is_accepted_encodes_to_the_same_bytes(
+            kind in proptest::sample::select(vec![1u8, 2, 3, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x7f]),
+            rest in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+        ) {
+            let bytes = [vec![kind], rest].concat();
+            if let Ok(request) = Request::decode(&bytes) {
+                let encoded = request_bytes(&request);
+                proptest::prop_assert_eq!(body(&encoded), bytes.as_slice());
+            }
+            if let Ok(response) = Response::decode(&bytes) {
+                let encoded = response_bytes(&response);
+                proptest::prop_assert_eq!(body(&encoded), bytes.as_slice());
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 use warren_identity::{PeerId, Signed};
 use warren_telemetry::SourceType;
 
+use self::blocks::blocking;
 use super::flights::Flight;
 use super::{Context, RetrieveError, unix_now};
 use crate::core::block::{StoredBlock, VerifiedBlock, VerifyBlockError};
@@ -233,7 +234,6 @@ struct Engine {
     connect_failures: BTreeMap<PeerId, (ConnectError, u32)>,
     record: Option<Signed<DocumentRecord>>,
     record_asked: bool,
-    anything_kept: bool,
     finish: Option<Finish>,
     failure: Option<RetrieveError>,
     work: FuturesUnordered<BoxFuture<'static, Step>>,
@@ -265,7 +265,6 @@ impl Engine {
             connect_failures: BTreeMap::new(),
             record: None,
             record_asked: false,
-            anything_kept: false,
             finish: None,
             failure: None,
             work: FuturesUnordered::new(),
@@ -414,7 +413,7 @@ impl Engine {
                 }
             }
             Step::Elsewhere(index, None) => {
-                self.planner.handle_elsewhere_abandoned(Ticket(index), now)
+                self.planner.handle_elsewhere_abandoned(Ticket(index), now);
             }
             Step::Kept(indices, result) => self.handle_kept(indices, result),
             Step::Candidates(candidates) => self.handle_candidates(candidates),
@@ -458,18 +457,24 @@ impl Engine {
                 });
             }
             (Err(error), Storing::BestEffort) => {
-                warn!(%document, %error, "a retrieved document cannot be listed here")
+                warn!(%document, %error, "a retrieved document cannot be listed here");
             }
         }
         Ok(())
     }
 
-    /// Ends early. What was kept stays for the next try until the lease ends.
+    /// Ends early. What was kept, now or by an earlier try, stays for the next one until the lease ends.
     async fn give_up(self) {
-        if let (Keep::Lease(lease), false) = (&self.job.keep, self.anything_kept)
-            && let Err(error) = self.context.store.abandon_retrieval(lease.clone()).await
+        let Keep::Lease(lease) = &self.job.keep else {
+            return;
+        };
+        let store = &self.context.store;
+        let (looked_in, target) = (store.clone(), self.job.target);
+        let nothing = blocking(move || matches!(looked_in.has_block(target), Ok(false))).await;
+        if nothing == Some(true)
+            && let Err(error) = store.abandon_retrieval(lease.clone()).await
         {
-            debug!(target = %self.job.target, %error, "the lease of a retrieval that found nothing cannot be ended");
+            debug!(%target, %error, "the lease of a retrieval that found nothing cannot be ended");
         }
     }
 }

@@ -107,7 +107,14 @@ impl Peers {
     /// `peer` sent a wrong block: closes its connection and leaves it alone for ten minutes.
     pub(crate) fn penalise(&self, peer: PeerId) {
         let mut table = self.table();
-        table.openings.remove(&peer);
+        if let Some(Ok(client)) = table
+            .openings
+            .remove(&peer)
+            .as_ref()
+            .and_then(Opening::peek)
+        {
+            client.close();
+        }
         table.penalties.put(peer, Instant::now() + PENALTY);
     }
 

@@ -148,9 +148,12 @@ impl BulkListener {
         let mut connections = JoinSet::new();
         info!(address = %listener.address, "bulk transfers are served");
         loop {
-            let Ok(permit) = Arc::clone(&listener.handshakes).acquire_owned().await else {
-                break;
+            let permit = tokio::select! {
+                permit = Arc::clone(&listener.handshakes).acquire_owned() => permit,
+                () = stop.cancelled() => break,
             };
+            // The semaphore is never closed.
+            let Ok(permit) = permit else { break };
             let accepted = tokio::select! {
                 accepted = listener.listener.accept() => accepted,
                 () = stop.cancelled() => break,

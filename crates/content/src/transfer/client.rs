@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warren_identity::{PeerId, Signed};
 
 use super::frames::{EndReason, FrameReader, FrameWriter};
-use super::metrics::Side;
+use super::metrics::{BlockCounters, Side};
 use super::{BlockStream, FarEnd, MembershipEnded, TransferLimits, TransferMetrics};
 use crate::core::block::StoredBlock;
 use crate::core::id::{BlockId, DocumentId};
@@ -139,15 +139,7 @@ pub struct BlockClient {
     peer: PeerId,
     commands: mpsc::Sender<Command>,
     clock: Arc<Clock>,
-    _task: Arc<AbortOnDrop>,
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    stop: CancellationToken,
 }
 
 /// When something last came in, in a form that needs no lock.
@@ -188,16 +180,20 @@ impl BlockClient {
         let driver = Driver {
             far_end,
             limits,
+            blocks: metrics.blocks(Side::Client),
             metrics,
             clock: Arc::clone(&clock),
             pending: Mutex::default(),
         };
-        let task = tokio::spawn(async move { driver.run(stream, receiver).await });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        // Ends by itself: at the latest when the last handle, and with it the queue of commands, is gone.
+        tokio::spawn(async move { driver.run(stream, receiver, stopped).await });
         Self {
             peer,
             commands,
             clock,
-            _task: Arc::new(AbortOnDrop(task.abort_handle())),
+            stop,
         }
     }
 
@@ -211,6 +207,11 @@ impl BlockClient {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()
+    }
+
+    /// Ends the connection for everybody who uses it.
+    pub fn close(&self) {
+        self.stop.cancel();
     }
 
     /// When bytes last came in from the peer.
@@ -339,18 +340,25 @@ struct Driver {
     far_end: FarEnd,
     limits: TransferLimits,
     metrics: TransferMetrics,
+    blocks: BlockCounters,
     clock: Arc<Clock>,
     pending: Mutex<HashMap<RequestId, Pending>>,
 }
 
 impl Driver {
-    async fn run<S: BlockStream>(&self, stream: S, mut commands: mpsc::Receiver<Command>) {
+    async fn run<S: BlockStream>(
+        &self,
+        stream: S,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) {
         let (read, write) = tokio::io::split(stream);
         let mut writer = FrameWriter::new(write, self.limits.progress);
         let reason = tokio::select! {
             end = self.read(read) => end,
             end = self.write(&mut writer, &mut commands) => end,
             ended = self.watch_membership() => EndReason::NotAMember(ended),
+            () = stop.cancelled() => EndReason::Dropped,
         };
         // First no new requests, then word to all who wait.
         commands.close();
@@ -358,7 +366,7 @@ impl Driver {
         let peer = self.far_end.peer;
         match reason {
             EndReason::Closed | EndReason::Idle | EndReason::Dropped => {
-                debug!(%peer, %reason, "block connection ended")
+                debug!(%peer, %reason, "block connection ended");
             }
             _ => warn!(%peer, %reason, "block connection ended"),
         }
@@ -492,8 +500,7 @@ impl Driver {
                 return Err(EndReason::Unasked);
             }
             let bytes = reader.raw(header.stored_size as usize).await?;
-            self.metrics
-                .block(Side::Client, u64::from(header.stored_size));
+            self.blocks.count(u64::from(header.stored_size));
             if let Some(Pending::Get(asker)) = self.pending().remove(&request) {
                 let block = StoredBlock {
                     encoding: header.encoding,
@@ -512,7 +519,7 @@ impl Driver {
             Pending::Get(asker) => self.deliver(asker, get_outcome(response)?),
             // Whoever asked may have gone: then nobody needs the answer.
             Pending::Have(reply) | Pending::Record(reply) => {
-                drop(reply.send(call_reply(response)?))
+                drop(reply.send(call_reply(response)?));
             }
         }
         Ok(())

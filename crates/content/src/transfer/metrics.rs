@@ -86,12 +86,15 @@ impl TransferMetrics {
         this
     }
 
-    pub(crate) fn block(&self, side: Side, stored_bytes: u64) {
+    /// What one connection counts its blocks with: resolved once, because it is asked for every block.
+    pub(crate) fn blocks(&self, side: Side) -> BlockCounters {
         let labels = SideLabels {
             side: side.as_str(),
         };
-        self.blocks.get_or_create(&labels).inc();
-        self.bytes.get_or_create(&labels).inc_by(stored_bytes);
+        BlockCounters {
+            blocks: self.blocks.get_or_create_owned(&labels),
+            bytes: self.bytes.get_or_create_owned(&labels),
+        }
     }
 
     pub(crate) fn ended(&self, side: Side, reason: &'static str) {
@@ -113,5 +116,18 @@ impl TransferMetrics {
         self.handshakes_refused
             .get_or_create(&ReasonLabels { reason })
             .inc();
+    }
+}
+
+/// Blocks and stored bytes of one side.
+pub(crate) struct BlockCounters {
+    blocks: Counter,
+    bytes: Counter,
+}
+
+impl BlockCounters {
+    pub(crate) fn count(&self, stored_bytes: u64) {
+        self.blocks.inc();
+        self.bytes.inc_by(stored_bytes);
     }
 }

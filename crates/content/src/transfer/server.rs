@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
 use super::frames::{EndReason, FrameReader, FrameWriter};
-use super::metrics::Side;
+use super::metrics::{BlockCounters, Side};
 use super::{BlockStream, FarEnd, MembershipEnded, TransferLimits, TransferMetrics};
 use crate::core::block::StoredBlock;
 use crate::core::id::DocumentId;
@@ -68,7 +68,7 @@ impl BlockServer {
         self.metrics.ended(Side::Server, reason.label());
         match reason {
             EndReason::Closed | EndReason::Idle => {
-                debug!(peer = %far_end.peer, %reason, "block connection ended")
+                debug!(peer = %far_end.peer, %reason, "block connection ended");
             }
             _ => warn!(peer = %far_end.peer, %reason, "block connection ended"),
         }
@@ -79,6 +79,7 @@ impl BlockServer {
 struct Session<'a> {
     server: &'a BlockServer,
     far_end: FarEnd,
+    blocks: BlockCounters,
     /// Requests read and not yet answered.
     unanswered: AtomicUsize,
 }
@@ -88,6 +89,7 @@ impl<'a> Session<'a> {
         Self {
             server,
             far_end,
+            blocks: server.metrics.blocks(Side::Server),
             unanswered: AtomicUsize::new(0),
         }
     }
@@ -256,9 +258,7 @@ impl<'a> Session<'a> {
                     .message(|out| Response::Block { request, header }.encode(out))
                     .await?;
                 writer.raw(&block.bytes).await?;
-                self.server
-                    .metrics
-                    .block(Side::Server, u64::from(stored_size));
+                self.blocks.count(u64::from(stored_size));
                 Ok(())
             }
         }

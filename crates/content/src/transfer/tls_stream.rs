@@ -486,3 +486,172 @@ impl From<EncryptError> for Room {
 fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, DuplexStream};
+    use warren_identity::tls::{ExpectedPeer, node_client, node_server};
+    use warren_identity::{
+        CA_VALIDITY, CaRequest, Capabilities, CertificateAuthority, LeafRequest, NodeKey,
+        OrganizationId, Serial, Trust, UnixTime, WildcardNames,
+    };
+
+    use super::*;
+
+    fn authority() -> CertificateAuthority {
+        let request = CaRequest {
+            organization: OrganizationId::new("org_acme_corp").unwrap(),
+            key_material: zeroize::Zeroizing::new([1; 32]),
+            serial: Serial::from_random([1; 16]),
+            validity: CA_VALIDITY,
+        };
+        CertificateAuthority::create(&request, UnixTime::now()).unwrap()
+    }
+
+    fn trust(authority: &CertificateAuthority, n: u8) -> Trust {
+        let key = NodeKey::from_seed([n; 32]);
+        let request = LeafRequest {
+            peer_id: key.peer_id(),
+            name: format!("node-{n}"),
+            dns: Vec::new(),
+            ip: Vec::new(),
+            capabilities: Capabilities::parse(["storage"]).unwrap(),
+            validity: Duration::from_secs(3600),
+            companion_key: None,
+            wildcards: WildcardNames::Refuse,
+        };
+        let now = UnixTime::now();
+        let leaf = authority
+            .issue(&request, now, Serial::from_random([n; 16]))
+            .unwrap();
+        let trust = Trust::new(key, authority.roots().clone());
+        trust.replace_leaf(leaf, now).unwrap();
+        trust
+    }
+
+    type Stream = TlsStream<DuplexStream>;
+
+    /// Two ends of a connection over a pipe that takes no more than `pipe` bytes at a time.
+    async fn pair(pipe: usize) -> (Stream, Stream) {
+        let authority = authority();
+        let client =
+            node_client(&trust(&authority, 1), ExpectedPeer::AnyMember, &[b"test"]).unwrap();
+        let server = node_server(&trust(&authority, 2), &[b"test"]).unwrap();
+        let (near, far) = tokio::io::duplex(pipe);
+        let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+        let (client, server) = tokio::join!(
+            TlsStream::connect(near, Arc::new(client), name),
+            TlsStream::accept(far, Arc::new(server))
+        );
+        (client.unwrap(), server.unwrap())
+    }
+
+    fn noise(seed: &str, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new_derive_key(seed)
+            .finalize_xof()
+            .fill(&mut bytes);
+        bytes
+    }
+
+    /// Writes all of `out` in pieces of odd sizes while reading as much as `expected`.
+    async fn exchange(stream: Stream, out: &[u8], expected: usize) -> (Vec<u8>, Stream) {
+        let (mut read, mut write) = tokio::io::split(stream);
+        let mut received = vec![0; expected];
+        let reading = async {
+            let mut filled = 0;
+            for step in [1usize, 7, 16_384, 16_385, 100_000].iter().cycle() {
+                let end = (filled + step).min(expected);
+                filled += read.read(&mut received[filled..end]).await.unwrap();
+                if filled == expected {
+                    break;
+                }
+            }
+        };
+        let writing = async {
+            let mut rest = out;
+            for step in [3usize, 300_000, 1, 16_384, 131_073].iter().cycle() {
+                let (piece, after) = rest.split_at((*step).min(rest.len()));
+                write.write_all(piece).await.unwrap();
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            write.flush().await.unwrap();
+        };
+        tokio::join!(reading, writing);
+        (received, read.unsplit(write))
+    }
+
+    #[tokio::test]
+    async fn given_both_sides_writing_at_once_in_odd_pieces_when_read_then_nothing_is_lost_or_mixed_up()
+     {
+        let (client, server) = pair(5_000).await;
+        let (there, back) = (noise("there", 3_000_001), noise("back", 1_234_567));
+        let ((at_client, _), (at_server, _)) = tokio::join!(
+            exchange(client, &there, back.len()),
+            exchange(server, &back, there.len())
+        );
+        assert!(at_server == there, "the server read something else");
+        assert!(at_client == back, "the client read something else");
+    }
+
+    #[tokio::test]
+    async fn given_a_goodbye_when_read_to_the_end_then_the_end_is_clean() {
+        let (mut client, mut server) = pair(100_000).await;
+        client.write_all(b"last words").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut words = Vec::new();
+        server.read_to_end(&mut words).await.unwrap();
+        assert_eq!(words, b"last words");
+    }
+
+    #[tokio::test]
+    async fn given_a_stream_cut_without_a_goodbye_when_read_to_the_end_then_it_is_an_error() {
+        let (mut client, mut server) = pair(100_000).await;
+        client.write_all(b"half a sen").await.unwrap();
+        client.flush().await.unwrap();
+        drop(client);
+        let mut words = Vec::new();
+        let error = server.read_to_end(&mut words).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(words, b"half a sen");
+    }
+
+    #[tokio::test]
+    async fn given_a_turned_bit_in_the_ciphertext_when_read_then_it_is_an_error() {
+        let (mut client, mut server) = pair(100_000).await;
+        client.speak(&Wanted::Encrypted(b"whole")).unwrap();
+        let outgoing = &mut client.buffers.outgoing;
+        outgoing.bytes[outgoing.end - 1] ^= 1;
+        client.flush().await.unwrap();
+        let error = server.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn given_a_partial_record_waiting_when_written_meanwhile_then_both_directions_go_on() {
+        let (mut client, mut server) = pair(100_000).await;
+        client.speak(&Wanted::Encrypted(&[7; 1000])).unwrap();
+        let ciphertext = client.buffers.outgoing.pending().to_vec();
+        let (first, second) = ciphertext.split_at(500);
+        client.io.write_all(first).await.unwrap();
+        std::future::poll_fn(|cx| server.poll_fill(cx))
+            .await
+            .unwrap();
+        server.write_all(b"meanwhile").await.unwrap();
+        server.flush().await.unwrap();
+        client.io.write_all(second).await.unwrap();
+        let mut received = [0; 1000];
+        server.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, [7; 1000]);
+        let mut word = [0; 9];
+        client.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"meanwhile");
+    }
+}

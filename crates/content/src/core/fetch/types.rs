@@ -31,7 +31,7 @@ pub struct FetchLimits {
     pub search_rounds: u32,
     /// The retrieval fails when its head is missing and no block was verified or released for this long.
     pub patience: Duration,
-    /// Connections to the same provider over the whole retrieval.
+    /// Connections to the same provider without a good block between them.
     pub connections_per_provider: u32,
 }
 
@@ -72,8 +72,9 @@ pub struct Transmit<P> {
 /// What the driver must act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<P> {
-    /// Look for (more) providers: report each with [`FetchPlanner::handle_provider`], then call
-    /// [`FetchPlanner::handle_search_finished`] once. Not repeated before that.
+    /// Look for (more) providers: report each with
+    /// [`handle_provider`](super::FetchPlanner::handle_provider), then call
+    /// [`handle_search_finished`](super::FetchPlanner::handle_search_finished) once. Not repeated before that.
     NeedProviders,
     /// Nothing more will be asked of this provider: close its connection if nobody else uses it.
     Dropped {
@@ -141,7 +142,7 @@ impl<P: fmt::Display> fmt::Display for FetchFailure<P> {
     }
 }
 
-/// What [`FetchPlanner::poll_timeout`] waits for.
+/// What [`poll_timeout`](super::FetchPlanner::poll_timeout) waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeoutReason {
     /// A provider has been silent too long.

@@ -317,9 +317,8 @@ impl Engine {
     }
 
     pub(super) fn handle_kept(&mut self, indices: Vec<u64>, result: Result<(), StoreError>) {
-        match result {
-            Ok(()) => self.anything_kept = true,
-            Err(error) => self.storing_failed(error),
+        if let Err(error) = result {
+            self.storing_failed(error);
         }
         for index in indices {
             if let Some(slot) = self.slots.get_mut(&index) {
@@ -343,7 +342,9 @@ impl Engine {
 }
 
 /// Runs `work` on the blocking pool; `None` when the runtime is going down.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     spawn_blocking(work).await.ok()
 }
 

@@ -57,7 +57,7 @@ impl Engine {
             Ok(()) => {}
             Err(SendError::Full) => {
                 self.planner
-                    .handle_busy(peer, *ticket, FULL_QUEUE_BACKOFF, now)
+                    .handle_busy(peer, *ticket, FULL_QUEUE_BACKOFF, now);
             }
             Err(SendError::Closed) => {
                 self.clients.remove(peer);
