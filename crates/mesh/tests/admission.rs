@@ -202,10 +202,13 @@ async fn raw_connection(address: &Multiaddr) -> (StreamMuxerBox, libp2p::PeerId)
     (muxer, peer)
 }
 
-/// Opens a substream; a task keeps the muxer moving until it ends.
-async fn raw_stream(address: &Multiaddr) -> SubstreamBox {
+/// Opens substreams of one connection; a task keeps the muxer moving until it ends.
+async fn raw_streams<const N: usize>(address: &Multiaddr) -> [SubstreamBox; N] {
     let (mut muxer, _) = raw_connection(address).await;
-    let stream = poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..N {
+        streams.push(poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.unwrap());
+    }
     tokio::spawn(async move {
         let _: Result<(), std::io::Error> = poll_fn(|cx| {
             while let std::task::Poll::Ready(event) = muxer.poll_unpin(cx) {
@@ -217,6 +220,11 @@ async fn raw_stream(address: &Multiaddr) -> SubstreamBox {
         })
         .await;
     });
+    streams.try_into().ok().unwrap()
+}
+
+async fn raw_stream(address: &Multiaddr) -> SubstreamBox {
+    let [stream] = raw_streams(address).await;
     stream
 }
 
@@ -305,4 +313,16 @@ async fn given_a_stranger_that_asks_for_identify_when_it_connects_then_it_hears_
     assert!(rest_of(&mut stream).await.is_empty());
     assert_eq!(node.refusal().await, "stranger");
     assert_eq!(node.refused("stranger"), 1);
+}
+
+#[tokio::test]
+async fn given_a_stranger_when_it_opens_a_second_substream_then_the_connection_ends_at_once() {
+    let mut node = Organization::new("org_acme").node().await;
+    let address = node.address("/tcp/").await;
+    let [mut first, mut second] = raw_streams(&address).await;
+    first.write_all(b"\x13/multistream/1.0.0\n").await.unwrap();
+    first.flush().await.unwrap();
+    second.write_all(&[0; 1024]).await.unwrap();
+    second.flush().await.unwrap();
+    assert_eq!(node.refusal().await, "malformed_message");
 }

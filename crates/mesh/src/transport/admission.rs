@@ -28,6 +28,22 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a refused peer is given to read the code before the connection is closed under it.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The connection while it is being admitted.
+struct Channel<'a> {
+    muxer: &'a mut StreamMuxerBox,
+    others: OtherSubstreams,
+}
+
+/// Whether the other side may open substreams beside the one that admission runs on. Each holds a receive window of
+/// what was sent on it, so somebody who has proven nothing gets one and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OtherSubstreams {
+    /// The connection ends with the first of them.
+    Forbidden,
+    /// They wait for the swarm: the other side is proven and may be ahead of us, or it may stay a stranger.
+    Wait,
+}
+
 /// What came of the first substream.
 enum Outcome {
     Member(Box<Admitted>),
@@ -59,10 +75,17 @@ async fn admit_in_time(
     if gate.is_banned(&peer) {
         return Err(AdmissionError::Banned);
     }
+    let mut channel = Channel {
+        muxer: &mut muxer,
+        others: match gate.policy() {
+            AdmissionPolicy::Members => OtherSubstreams::Forbidden,
+            AdmissionPolicy::Open => OtherSubstreams::Wait,
+        },
+    };
     let exchange = async {
         match side(endpoint) {
-            Side::Dialler => dial(gate, peer, &mut muxer).await,
-            Side::Listener => listen(gate, peer, &mut muxer).await,
+            Side::Dialler => dial(gate, peer, &mut channel).await,
+            Side::Listener => listen(gate, peer, &mut channel).await,
         }
     };
     let outcome = tokio::time::timeout(gate.timeout(), exchange)
@@ -113,24 +136,22 @@ fn check_dialled(peer: PeerId, endpoint: &ConnectedPoint) -> Result<(), Admissio
 async fn dial(
     gate: &Gate,
     peer: PeerId,
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
 ) -> Result<Outcome, AdmissionError> {
-    let stream = poll_fn(|cx| {
-        let opened = muxer.poll_outbound_unpin(cx);
-        if opened.is_pending() {
-            keep_moving(muxer, cx)?;
-        }
-        opened
+    let stream = poll_fn(|cx| match channel.muxer.poll_outbound_unpin(cx) {
+        Poll::Ready(opened) => Poll::Ready(opened.map_err(|_| AdmissionError::Closed)),
+        Poll::Pending => channel
+            .keep_moving(cx)
+            .map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending),
     })
-    .await
-    .map_err(|_| AdmissionError::Closed)?;
+    .await?;
     let negotiated = drive(
-        muxer,
+        channel,
         multistream_select::dialer_select_proto(stream, [ADMISSION], Version::V1),
     )
     .await?;
     match negotiated {
-        Ok((_, stream)) => exchange(gate, peer, muxer, stream, Side::Dialler).await,
+        Ok((_, stream)) => exchange(gate, peer, channel, stream, Side::Dialler).await,
         Err(NegotiationError::Failed) => match gate.policy() {
             AdmissionPolicy::Open => Ok(Outcome::Stranger(None)),
             AdmissionPolicy::Members => Err(AdmissionError::Stranger),
@@ -142,11 +163,11 @@ async fn dial(
 async fn listen(
     gate: &Gate,
     peer: PeerId,
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
 ) -> Result<Outcome, AdmissionError> {
     let mut first = None;
     let mut head = Vec::new();
-    let looked = look(muxer, &mut first, &mut head);
+    let looked = look(channel, &mut first, &mut head);
     let asks = match gate.policy() {
         AdmissionPolicy::Members => looked.await?,
         AdmissionPolicy::Open => match tokio::time::timeout(STRANGER_PATIENCE, looked).await {
@@ -158,12 +179,12 @@ async fn listen(
     match (asks, first, gate.policy()) {
         (Asks::ForAdmission, Some(stream), _) => {
             let (_, stream) = drive(
-                muxer,
+                channel,
                 multistream_select::listener_select_proto(stream, [ADMISSION]),
             )
             .await?
             .map_err(|_| AdmissionError::Closed)?;
-            exchange(gate, peer, muxer, stream, Side::Listener).await
+            exchange(gate, peer, channel, stream, Side::Listener).await
         }
         (_, first, AdmissionPolicy::Open) => Ok(Outcome::Stranger(first.map(SubstreamBox::new))),
         (_, _, AdmissionPolicy::Members) => Err(AdmissionError::Stranger),
@@ -179,14 +200,14 @@ enum Asks {
 /// Takes the first inbound substream and reads as much of it as tells what it is for. What was
 /// taken stays in `first` and `head` when the future is dropped.
 async fn look(
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
     first: &mut Option<SubstreamBox>,
     head: &mut Vec<u8>,
 ) -> Result<Asks, AdmissionError> {
     let stream = poll_fn(|cx| {
-        let opened = muxer.poll_inbound_unpin(cx);
+        let opened = channel.muxer.poll_inbound_unpin(cx);
         if opened.is_pending() {
-            keep_moving(muxer, cx)?;
+            channel.move_muxer(cx)?;
         }
         opened
     })
@@ -201,7 +222,7 @@ async fn look(
             Peek::NeedMore => {}
         }
         let room = PEEK_LIMIT - head.len();
-        let count = drive(muxer, stream.read(&mut buffer[..room]))
+        let count = drive(channel, stream.read(&mut buffer[..room]))
             .await?
             .map_err(|_| AdmissionError::Closed)?;
         if count == 0 {
@@ -214,7 +235,7 @@ async fn look(
 async fn exchange<S>(
     gate: &Gate,
     peer: PeerId,
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
     mut stream: S,
     side: Side,
 ) -> Result<Outcome, AdmissionError>
@@ -223,27 +244,31 @@ where
 {
     let mut exchange = Exchange::new(side, peer, gate.presented());
     if let Some(opening) = exchange.opening() {
-        send(muxer, &mut stream, &opening).await?;
+        send(channel, &mut stream, &opening).await?;
     }
     loop {
-        let step = match receive(muxer, &mut stream).await {
+        let step = match receive(channel, &mut stream).await {
             Ok(message) => exchange.handle_message(&message, &|chain| gate.verify(chain)),
             Err(error) => Exchange::broken(error),
         };
         match step {
-            Step::Send(message) => send(muxer, &mut stream, &message).await?,
+            Step::Send(message) => {
+                channel.others = OtherSubstreams::Wait;
+                send(channel, &mut stream, &message).await?;
+            }
             Step::SendAndAdmit(message, admitted) => {
-                send(muxer, &mut stream, &message).await?;
-                finish(muxer, &mut stream).await;
+                channel.others = OtherSubstreams::Wait;
+                send(channel, &mut stream, &message).await?;
+                finish(channel, &mut stream).await;
                 return Ok(Outcome::Member(admitted));
             }
             Step::Admit(admitted) => {
-                finish(muxer, &mut stream).await;
+                finish(channel, &mut stream).await;
                 return Ok(Outcome::Member(admitted));
             }
             Step::Refuse(reply, error) => {
                 if let Some(reply) = reply {
-                    let told = tell(muxer, &mut stream, &reply);
+                    let told = tell(channel, &mut stream, &reply);
                     // The other side may be gone already; our reason stands either way.
                     let _ = tokio::time::timeout(LINGER, told).await;
                 }
@@ -255,17 +280,17 @@ where
 
 /// Sends the last message of a refusal and waits until the other side has closed.
 async fn tell<S>(
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
     stream: &mut S,
     reply: &[u8],
 ) -> Result<(), AdmissionError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    send(muxer, stream, reply).await?;
-    finish(muxer, stream).await;
+    send(channel, stream, reply).await?;
+    finish(channel, stream).await;
     let mut rest = [0; 256];
-    while drive(muxer, stream.read(&mut rest))
+    while drive(channel, stream.read(&mut rest))
         .await?
         .is_ok_and(|count| count > 0)
     {}
@@ -273,12 +298,12 @@ where
 }
 
 /// Closes our half. A failure shows on the connection itself soon enough.
-async fn finish<S: AsyncWrite + Unpin>(muxer: &mut StreamMuxerBox, stream: &mut S) {
-    let _ = drive(muxer, stream.close()).await;
+async fn finish<S: AsyncWrite + Unpin>(channel: &mut Channel<'_>, stream: &mut S) {
+    let _ = drive(channel, stream.close()).await;
 }
 
 async fn send<S: AsyncWrite + Unpin>(
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
     stream: &mut S,
     message: &[u8],
 ) -> Result<(), AdmissionError> {
@@ -292,17 +317,17 @@ async fn send<S: AsyncWrite + Unpin>(
         stream.write_all(&framed).await?;
         stream.flush().await
     };
-    drive(muxer, written)
+    drive(channel, written)
         .await?
         .map_err(|_| AdmissionError::Closed)
 }
 
 async fn receive<S: AsyncRead + Unpin>(
-    muxer: &mut StreamMuxerBox,
+    channel: &mut Channel<'_>,
     stream: &mut S,
 ) -> Result<Vec<u8>, AdmissionError> {
     let mut length = [0; 4];
-    drive(muxer, stream.read_exact(&mut length))
+    drive(channel, stream.read_exact(&mut length))
         .await?
         .map_err(|_| AdmissionError::Closed)?;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
@@ -310,39 +335,53 @@ async fn receive<S: AsyncRead + Unpin>(
         return Err(AdmissionError::TooLong(length));
     }
     let mut message = vec![0; length];
-    drive(muxer, stream.read_exact(&mut message))
+    drive(channel, stream.read_exact(&mut message))
         .await?
         .map_err(|_| AdmissionError::Closed)?;
     Ok(message)
 }
 
 /// Runs `work` while the muxer makes progress under it: a muxer only moves when it is polled.
-async fn drive<F: Future>(
-    muxer: &mut StreamMuxerBox,
-    work: F,
-) -> Result<F::Output, AdmissionError> {
+async fn drive<F: Future>(channel: &mut Channel<'_>, work: F) -> Result<F::Output, AdmissionError> {
     let mut work = std::pin::pin!(work);
     poll_fn(|cx| {
         if let Poll::Ready(output) = work.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if keep_moving(muxer, cx).is_ok() {
+        let Err(error) = channel.keep_moving(cx) else {
             return Poll::Pending;
-        }
+        };
         // The connection ended; what arrived before that can still be read.
         match work.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Ok(output)),
-            Poll::Pending => Poll::Ready(Err(AdmissionError::Closed)),
+            Poll::Ready(output) if error == AdmissionError::Closed => Poll::Ready(Ok(output)),
+            _ => Poll::Ready(Err(error)),
         }
     })
     .await
 }
 
-fn keep_moving(muxer: &mut StreamMuxerBox, cx: &mut Context<'_>) -> std::io::Result<()> {
-    use libp2p::core::StreamMuxer as _;
-    // The one event there is, a changed address, means nothing before admission.
-    while let Poll::Ready(event) = Pin::new(&mut *muxer).poll(cx) {
-        event?;
+impl Channel<'_> {
+    /// Moves the muxer on and sees to it that nothing comes in beside admission before its time.
+    fn keep_moving(&mut self, cx: &mut Context<'_>) -> Result<(), AdmissionError> {
+        self.move_muxer(cx).map_err(|_| AdmissionError::Closed)?;
+        if self.others == OtherSubstreams::Wait {
+            return Ok(());
+        }
+        match self.muxer.poll_inbound_unpin(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Err(_)) => Err(AdmissionError::Closed),
+            Poll::Ready(Ok(_)) => Err(AdmissionError::Malformed(
+                "it opened another substream before it was admitted",
+            )),
+        }
     }
-    Ok(())
+
+    fn move_muxer(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
+        use libp2p::core::StreamMuxer as _;
+        // The one event there is, a changed address, means nothing before admission.
+        while let Poll::Ready(event) = Pin::new(&mut *self.muxer).poll(cx) {
+            event?;
+        }
+        Ok(())
+    }
 }
