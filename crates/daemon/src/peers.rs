@@ -274,7 +274,8 @@ impl ByteCounter for BulkBytes {
 }
 
 /// Where the bulk port may answer: announced addresses as they are; an announced port without an address at every address
-/// that the peer is directly connected from.
+/// that the peer is directly connected from and announces as its own. Any other is a translator's, which has no mapping for
+/// that port.
 fn bulk_addresses(info: &PeerInfo) -> Vec<String> {
     let Some(record) = info.record.as_ref().map(|record| record.value()) else {
         return Vec::new();
@@ -283,10 +284,21 @@ fn bulk_addresses(info: &PeerInfo) -> Vec<String> {
         .connections
         .iter()
         .filter(|connection| !connection.relayed);
-    let seen: BTreeSet<IpAddr> = direct
-        .filter_map(|connection| ip_of(&connection.remote_address))
+    let seen = direct.filter_map(|connection| ip_of(&connection.remote_address));
+    expand(&record.bulk_addresses, &its_own(seen, &info.addresses))
+}
+
+/// Those of the addresses that a peer is seen at which it announces; all of them where it announces a name, which may stand
+/// for any.
+fn its_own(seen: impl Iterator<Item = IpAddr>, announced: &[Multiaddr]) -> BTreeSet<IpAddr> {
+    let relayed = |address: &&Multiaddr| address.to_string().contains("/p2p-circuit");
+    let direct: Vec<Option<IpAddr>> = announced
+        .iter()
+        .filter(|address| !relayed(address))
+        .map(ip_of)
         .collect();
-    expand(&record.bulk_addresses, &seen)
+    seen.filter(|ip| direct.contains(&None) || direct.contains(&Some(*ip)))
+        .collect()
 }
 
 /// Puts each address that a peer is seen at in the place of `0.0.0.0` and `[::]`; no address comes twice.
@@ -451,6 +463,23 @@ mod tests {
     #[test]
     fn a_peer_that_is_seen_nowhere_directly_has_no_port_to_try() {
         assert!(expanded(&["0.0.0.0:4002"], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_translators_address_is_not_the_peers_own_but_a_name_may_stand_for_any() {
+        let translator: IpAddr = "192.0.2.1".parse().unwrap();
+        let own: IpAddr = "10.1.0.2".parse().unwrap();
+        let relay = "12D3KooWSBv5zNHzpc5ugiJgfJnD2cRGmDnGHgUn1KKEnyNAmaxx";
+        let circuit = format!("/ip4/192.0.2.1/tcp/4001/p2p/{relay}/p2p-circuit");
+        let announced = |texts: &[&str]| -> Vec<Multiaddr> {
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let seen = || [translator, own].into_iter();
+
+        let behind = announced(&["/ip4/10.1.0.2/tcp/4001", &circuit]);
+        assert_eq!(its_own(seen(), &behind), BTreeSet::from([own]));
+        let named = announced(&["/dns4/node1.acme.com/tcp/4001"]);
+        assert_eq!(its_own(seen(), &named), BTreeSet::from([own, translator]));
     }
 
     #[test]

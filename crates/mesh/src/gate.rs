@@ -139,6 +139,11 @@ impl Gate {
         let reason = error.label();
         self.metrics.refused(reason);
         self.network.refused(DisconnectReason(reason));
-        tracing::warn!(%peer, %address, reason, "connection refused: {error}");
+        if matches!(error, AdmissionError::Closed) {
+            // Whoever dials several addresses at once hangs up on all but the first that answers.
+            tracing::debug!(%peer, %address, reason, "{error}");
+        } else {
+            tracing::warn!(%peer, %address, reason, "connection refused: {error}");
+        }
     }
 }

@@ -130,9 +130,11 @@ impl Organization {
         run(&["ca", "revoke", "--dir", text(&ca), "--peer", &node.peer_id]);
     }
 
-    /// Signs a revocation list that names whoever was revoked so far, nobody to begin with.
-    pub(crate) fn sign_list(&self) {
-        run(&["ca", "crl", "--dir", text(&self.ca())]);
+    /// Signs a revocation list that names whoever was revoked so far, nobody to begin with; gives its number.
+    pub(crate) fn sign_list(&self) -> u64 {
+        let signed = run(&["--json", "ca", "crl", "--dir", text(&self.ca())]);
+        let signed: Value = serde_json::from_str(&signed).unwrap();
+        signed["number"].as_u64().unwrap()
     }
 
     /// Gives a node that is not started yet a certificate that ends this long from now.
@@ -358,7 +360,13 @@ impl Node {
     pub(crate) fn get(&self, document: &str) -> Result<Vec<u8>, ProcessError> {
         let file = self.folder.join("got");
         let _ = std::fs::remove_file(&file);
+        let began = Instant::now();
         self.ask(&["get", document, "-o", text(&file)])?;
+        println!(
+            "{} got it after {:.1} s",
+            self.name,
+            began.elapsed().as_secs_f64()
+        );
         Ok(std::fs::read(&file).unwrap())
     }
 

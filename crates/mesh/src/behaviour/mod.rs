@@ -30,7 +30,7 @@ use crate::gate::Gate;
 use crate::sync::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, WireRequest, WireResponse};
 
 /// A peer that does not answer a ping within this time is taken for dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Providers of one key that are kept: as many as one answer names.
 const MAX_PROVIDERS_PER_KEY: usize = 20;

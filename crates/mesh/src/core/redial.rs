@@ -136,10 +136,10 @@ impl<K: Ord + Clone> RedialPlan<K> {
         target.state = State::Due(now + shorten(delay, jitter));
     }
 
-    /// Something new is known of where the target is: due now, if it waits at all.
+    /// Something new is known of where the target is: due now, unless it is connected.
     pub(crate) fn hurry(&mut self, key: &K, now: Instant) {
         if let Some(target) = self.targets.get_mut(key)
-            && matches!(target.state, State::Due(_))
+            && target.state != State::Connected
         {
             *target = Target {
                 state: State::Due(now),
@@ -273,19 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn given_a_target_that_waits_when_there_is_news_of_it_then_it_is_due_and_a_connected_one_is_not()
-     {
+    fn given_news_of_targets_when_they_are_not_connected_then_they_are_due() {
         let now = Instant::now();
         let mut plan = RedialPlan::new(POLICY);
-        for key in [1, 2] {
+        for key in [1, 2, 3] {
             plan.add(key, now);
         }
-        plan.failed(&1, Failure::Refused, now, 0.0);
-        plan.connected(&2);
-        for key in [1, 2, 3] {
+        plan.handle_timeout(now, 8);
+        plan.failed(&2, Failure::Refused, now, 0.0);
+        plan.connected(&3);
+        for key in [1, 2, 3, 4] {
             plan.hurry(&key, now);
         }
-        assert_eq!(plan.handle_timeout(now, 8), [1]);
+        assert_eq!(plan.handle_timeout(now, 8), [1, 2]);
     }
 
     #[test]

@@ -69,6 +69,7 @@ impl Node {
             None if self.gate.desk.is_member(&peer) => Standing::Member,
             None => Standing::Stranger,
         };
+        self.local_ends.opened(id, endpoint);
         let info = ConnectionInfo {
             remote_address: endpoint.get_remote_address().clone(),
             outbound: endpoint.is_dialer(),
@@ -111,6 +112,7 @@ impl Node {
     pub(super) fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         let now = Instant::now();
         let was_member = self.table.is_member(&peer);
+        self.local_ends.closed(id);
         let gone = self.table.closed(&peer, id);
         if was_member {
             let reason = gone.as_ref().map_or("remote", DisconnectReason::as_str);
@@ -247,7 +249,8 @@ impl Node {
                 Target::Peer(peer) => DialOpts::peer_id(*peer)
                     .addresses(self.addresses_to_dial(peer))
                     .extend_addresses_through_behaviour()
-                    .condition(PeerCondition::DisconnectedAndNotDialing)
+                    // News of where it is may come while a dial to where it was is under way.
+                    .condition(PeerCondition::Disconnected)
                     .build(),
             };
             let id = options.connection_id();

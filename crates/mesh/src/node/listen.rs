@@ -107,6 +107,8 @@ impl Node {
                 self.swarm.add_external_address(address.clone());
             }
             self.nat.listening(address);
+            // With the address came a network: who could not be reached may be reachable now.
+            self.redial.network_changed(Instant::now());
         }
         self.addresses_changed();
     }
@@ -123,6 +125,7 @@ impl Node {
         // A slot on a relay that ran out says nothing about the network under us.
         if addresses.iter().any(|address| !is_circuit(address)) {
             self.redial.network_changed(Instant::now());
+            self.close_stranded(addresses);
         }
         self.addresses_changed();
         self.nat_may_have_changed();

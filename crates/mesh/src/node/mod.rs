@@ -11,6 +11,7 @@ mod dht;
 mod gossip;
 mod listen;
 mod reach;
+mod roaming;
 mod sync;
 
 use std::collections::{BTreeMap, HashMap};
@@ -49,6 +50,7 @@ use crate::node::connections::Target;
 use crate::node::dht::Lookup;
 use crate::node::listen::Listeners;
 use crate::node::reach::Relays;
+use crate::node::roaming::LocalEnds;
 use crate::sync::{SyncResponse, WireResponse};
 use crate::traffic::TrafficTable;
 use crate::transport;
@@ -91,6 +93,7 @@ pub(crate) struct Node {
     nat: NatView,
     nat_status: NatStatus,
     relays: Relays,
+    local_ends: LocalEnds,
     listeners: Listeners,
     announced: Announced,
     /// Revocation lists as they were when we last told others.
@@ -159,6 +162,7 @@ impl Node {
             nat: NatView::default(),
             nat_status: NatStatus::default(),
             relays: Relays::default(),
+            local_ends: LocalEnds::default(),
             listeners: Listeners::default(),
             announced,
             told_lists: gate.list_numbers(),
