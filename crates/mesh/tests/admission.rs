@@ -324,5 +324,5 @@ async fn given_a_stranger_when_it_opens_a_second_substream_then_the_connection_e
     first.flush().await.unwrap();
     second.write_all(&[0; 1024]).await.unwrap();
     second.flush().await.unwrap();
-    assert_eq!(node.refusal().await, "malformed_message");
+    assert_eq!(node.refusal().await, "stranger");
 }

@@ -370,9 +370,8 @@ impl Channel<'_> {
         match self.muxer.poll_inbound_unpin(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(Err(_)) => Err(AdmissionError::Closed),
-            Poll::Ready(Ok(_)) => Err(AdmissionError::Malformed(
-                "it opened another substream before it was admitted",
-            )),
+            // No node of ours does; a stock one opens identify and more at once.
+            Poll::Ready(Ok(_)) => Err(AdmissionError::Stranger),
         }
     }
 
