@@ -473,12 +473,7 @@ impl Issuer<'_> {
         Ok(JoinResponse {
             leaf_pem: leaf.to_pem(),
             ca_pem: self.roots.to_pem(),
-            crl_pem: self
-                .revocations
-                .lists()
-                .iter()
-                .map(RevocationList::to_pem)
-                .collect(),
+            crl_pem: self.revocations.to_pem(),
             organization: self.authority.organization().clone(),
         })
     }

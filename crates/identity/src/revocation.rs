@@ -355,6 +355,12 @@ impl Revocations {
         &self.lists
     }
 
+    /// The lists in force as PEM, one block each; empty without a list.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        self.lists.iter().map(RevocationList::to_pem).collect()
+    }
+
     /// The highest number in force; 0 without a list. Peers compare it to know who should send.
     #[must_use]
     pub fn highest_number(&self) -> u64 {

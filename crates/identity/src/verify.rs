@@ -13,6 +13,7 @@ use crate::certificate::{
     CertificateFacts, MAX_CHAIN_CERTIFICATES, SpiffeId, key_of_peer, printable, trimmed,
 };
 use crate::organization::OrganizationId;
+use crate::record::NodeRecord;
 use crate::revocation::Revocations;
 use crate::roots::{RootCertificate, Roots, spki_hash};
 
@@ -68,6 +69,28 @@ impl Member {
         refuse_revoked(&self.issuer, &self.serial, Some(&self.peer_id), revocations)
     }
 
+    /// Holds what the node says of itself against its leaf: the same node and organisation, and no role that is the name
+    /// of a capability the leaf lacks. A role of another name (`issuer`, which takes the CA's key) entitles to nothing here.
+    ///
+    /// # Errors
+    /// What does not fit, in a few words; then nothing of the record counts.
+    pub fn check_record(&self, record: &NodeRecord) -> Result<(), &'static str> {
+        if record.peer_id != self.peer_id {
+            return Err("it is of another node");
+        }
+        if record.organization != self.organization {
+            return Err("it names another organisation");
+        }
+        let unearned = |role: &String| match role.parse() {
+            Ok(Capability::Other(_)) | Err(_) => false,
+            Ok(capability) => !self.allows(&capability),
+        };
+        if record.roles.iter().any(unearned) {
+            return Err("it claims a role that its certificate does not allow");
+        }
+        Ok(())
+    }
+
     /// Whether the leaf carries this capability.
     #[must_use]
     pub fn allows(&self, capability: &Capability) -> bool {
@@ -88,7 +111,7 @@ pub(crate) fn shown(time: UnixTime) -> String {
     )
 }
 
-/// Why a certificate chain was refused. Nobody is told but the log and the counters: the peer learns nothing.
+/// Why a certificate chain was refused, for the log and the counters. The other side is told a word of it at most.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// No certificate was presented.

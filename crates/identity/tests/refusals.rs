@@ -12,7 +12,7 @@ use rcgen::{
 };
 use support::{DAY, NOW_S, at, ca, ca_of, key, leaf, now, org, request, serial};
 use warren_identity::{
-    CLOCK_TOLERANCE, Capability, CertificateAuthority, CertificateDer, IssuanceLedger,
+    CLOCK_TOLERANCE, Capability, CertificateAuthority, CertificateDer, IssuanceLedger, NodeRecord,
     OrganizationId, Refusal, RevocationList, Revocations, Roots, UnixTime, verify_member,
 };
 
@@ -401,4 +401,49 @@ fn given_an_intermediate_ca_when_it_is_in_the_chain_then_its_leaf_is_a_member_an
         check(&chain[..1], ca.roots(), &Revocations::none(), now()),
         Err("unknown_issuer")
     );
+}
+
+#[test]
+fn given_what_a_node_says_of_itself_when_its_leaf_does_not_bear_it_then_nothing_of_it_counts() {
+    let member = verify_member(
+        leaf(1).chain_der(),
+        ca().roots(),
+        &Revocations::none(),
+        now(),
+    )
+    .unwrap();
+    let record = |n: u8, organization: OrganizationId, roles: &[&str]| NodeRecord {
+        peer_id: key(n).peer_id(),
+        organization,
+        name: "node".into(),
+        region: None,
+        roles: roles.iter().map(ToString::to_string).collect(),
+        addresses: Vec::new(),
+        bulk_addresses: Vec::new(),
+        sequence: 1,
+        issued_at_unix_s: NOW_S,
+    };
+    let foreign = OrganizationId::new("org_other").unwrap();
+    let cases = [
+        (
+            record(1, org(), &["storage", "discovery", "issuer"]),
+            Ok(()),
+        ),
+        (
+            record(1, org(), &["storage", "relay"]),
+            Err("it claims a role that its certificate does not allow"),
+        ),
+        (
+            record(1, org(), &["route:10.0.0.0/8"]),
+            Err("it claims a role that its certificate does not allow"),
+        ),
+        (record(2, org(), &[]), Err("it is of another node")),
+        (
+            record(1, foreign, &[]),
+            Err("it names another organisation"),
+        ),
+    ];
+    for (record, expected) in cases {
+        assert_eq!(member.check_record(&record), expected, "{record:?}");
+    }
 }

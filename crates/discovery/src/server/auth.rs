@@ -70,6 +70,18 @@ pub(crate) struct Caller {
     pub(crate) stamp: Option<UnixMillis>,
 }
 
+impl Caller {
+    /// Refuses members of a guest's organisation what is for the server's own.
+    pub(crate) fn require_own(&self) -> Result<(), ApiError> {
+        match self.home {
+            Home::Own => Ok(()),
+            Home::Guest => Err(ApiError::forbidden(
+                "this is for members of the server's own organisation only",
+            )),
+        }
+    }
+}
+
 /// By whose trust a member is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Home {

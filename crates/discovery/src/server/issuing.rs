@@ -10,17 +10,11 @@ use axum::{
 };
 use serde_json::json;
 use warren_identity::{
-    Capability, CertificateAuthority, Csr, IssuanceLedger, IssueError, Leaf, RevocationList,
-    Serial,
+    Capability, CertificateAuthority, Csr, IssuanceLedger, IssueError, Leaf, Serial,
     join::{self, JoinError, JoinGrant, JoinRequest, JoinResponse, RenewRequest},
 };
 
-use super::{
-    Shared,
-    auth::{Call, Caller, Home},
-    error::ApiError,
-    now, unix_time,
-};
+use super::{Shared, auth::Call, error::ApiError, now, unix_time};
 use crate::{
     core::grants::{self, grant_id},
     engine::Sign,
@@ -117,12 +111,7 @@ impl Signer {
         JoinResponse {
             leaf_pem,
             ca_pem: self.roots.to_pem(),
-            crl_pem: self
-                .revocations
-                .lists()
-                .iter()
-                .map(RevocationList::to_pem)
-                .collect(),
+            crl_pem: self.revocations.to_pem(),
             organization: self.issuer.authority.organization().clone(),
         }
     }
@@ -192,12 +181,12 @@ async fn redeem(shared: &Arc<Shared>, call: &Call) -> Result<Response, ApiError>
         .await
     {
         Ok(redemption) => {
-            tracing::info!(%peer_id, token = grant_id(&token), "a machine joined with a token");
+            tracing::info!(%peer_id, grant = grant_id(&token), "a machine joined with a token");
             let answer = shared.signer(issuer).repeat(redemption.leaf_pem);
             Ok(Json(answer).into_response())
         }
         Err(error) => {
-            tracing::warn!(%peer_id, token = grant_id(&token), "a join was refused: {error}");
+            tracing::warn!(%peer_id, grant = grant_id(&token), "a join was refused: {error}");
             Err(error.into())
         }
     }
@@ -221,7 +210,7 @@ pub(crate) async fn renew(
 async fn renewed(shared: &Shared, call: &Call) -> Result<Response, ApiError> {
     let issuer = shared.issuer()?;
     let caller = call.member(shared)?;
-    own_member(&caller)?;
+    caller.require_own()?;
     let request: RenewRequest = call.json()?;
     let present = Leaf::new(caller.chain).map_err(|error| {
         ApiError::forbidden(format!("the certificate is no leaf of a node: {error}"))
@@ -255,19 +244,10 @@ async fn renewed(shared: &Shared, call: &Call) -> Result<Response, ApiError> {
     }
 }
 
-fn own_member(caller: &Caller) -> Result<(), ApiError> {
-    match caller.home {
-        Home::Own => Ok(()),
-        Home::Guest => Err(ApiError::forbidden(
-            "this server issues for members of its own organisation only",
-        )),
-    }
-}
-
 /// Tokens are made by administrators, over mutual TLS.
 fn administrator(shared: &Shared, call: &Call) -> Result<(), ApiError> {
     let caller = call.member(shared)?;
-    own_member(&caller)?;
+    caller.require_own()?;
     if caller.stamp.is_some() {
         return Err(ApiError::forbidden(
             "join tokens are managed over mutual TLS only, not by signed requests",

@@ -299,15 +299,14 @@ fn node_record(
         .map_err(|_| refuse("`record` is not base64".into()))?;
     let signed = Signed::<NodeRecord>::decode(&bytes).map_err(|error| refuse(error.to_string()))?;
     let record = signed.value();
-    let fits = record.peer_id == member.peer_id
-        && record.organization == member.organization
-        && record.addresses == request.addresses
-        && record.region == request.region;
-    if fits {
+    member
+        .check_record(record)
+        .map_err(|reason| refuse(format!("`record` is not acceptable: {reason}")))?;
+    if record.addresses == request.addresses && record.region == request.region {
         Ok(signed)
     } else {
         Err(refuse(
-            "`record` says something else than the registration around it: peer, organisation, addresses and region must be equal".into(),
+            "`record` says something else than the registration around it: addresses and region must be equal".into(),
         ))
     }
 }
@@ -409,23 +408,12 @@ pub(crate) async fn crl(
     State(shared): State<Arc<Shared>>,
     call: Call,
 ) -> Result<Response, ApiError> {
-    call.member(&shared)?;
+    call.member(&shared)?.require_own()?;
     Ok((
         [(header::CONTENT_TYPE, "application/x-pem-file")],
-        shared.crl_pem(),
+        shared.trust.revocations().to_pem(),
     )
         .into_response())
-}
-
-impl Shared {
-    pub(super) fn crl_pem(&self) -> String {
-        let revocations = self.trust.revocations();
-        revocations
-            .lists()
-            .iter()
-            .map(|list| list.to_pem())
-            .collect()
-    }
 }
 
 /// `GET /health`: for front ends and probes; says nothing of the members.

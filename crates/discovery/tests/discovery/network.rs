@@ -10,7 +10,7 @@ use warren_discovery::{
     server::{BootstrapAccess, ClientAuth, Guest, Seed, ServerConfig, Transport},
     wire::{PeersQuery, PublicKeyText},
 };
-use warren_identity::{CertificateAuthority, IssuanceLedger, Revocations, Trust};
+use warren_identity::{CertificateAuthority, IssuanceLedger, Revocations, Signed, Trust};
 
 use crate::{
     postgres,
@@ -305,6 +305,40 @@ async fn given_two_organizations_then_each_sees_its_own_peers_only() {
     let (status, answer) = ask(&own_http, &world.server, Method::GET, &path, None).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert_error(&answer, "foreign_organization");
+}
+
+#[tokio::test]
+async fn given_a_guest_when_it_asks_for_the_revocation_lists_then_it_is_refused() {
+    let guests = authority("org_other");
+    let guest = Guest {
+        roots: guests.roots().clone(),
+        revocations: Revocations::none(),
+    };
+    let world = world(|config| config.guests = vec![guest]).await;
+    let visitor = member(&guests, "visitor-1", &[]);
+    let http = guest_http(&visitor, world.authority.roots());
+    let path = "/api/v1/network/crl";
+    let (status, answer) = ask(&http, &world.server, Method::GET, path, None).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_error(&answer, "forbidden");
+}
+
+#[tokio::test]
+async fn given_a_record_that_claims_a_role_beyond_its_certificate_then_it_is_refused() {
+    let world = world(|_| {}).await;
+    let node = member(&world.authority, "node-2", &["storage"]);
+    let mut record = record(&node, &["/ip4/10.0.1.5/tcp/4001"], 1)
+        .value()
+        .clone();
+    record.roles.push("relay".into());
+    let mut body = documented_body(&node);
+    body["addresses"] = json!(record.addresses);
+    body["region"] = json!(record.region);
+    body["record"] = json!(Signed::sign(record, node.key()).unwrap());
+    let http = member_http(&node);
+    let (status, answer) = ask(&http, &world.server, Method::POST, REGISTER, Some(&body)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{answer}");
+    assert_error(&answer, "bad_record");
 }
 
 #[tokio::test]

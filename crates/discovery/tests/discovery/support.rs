@@ -14,8 +14,8 @@ use warren_discovery::{
     server::{DiscoveryServer, Issuer, LedgerError, LedgerStore, ServerConfig},
 };
 use warren_identity::{
-    CaRequest, Capabilities, CertificateAuthority, IssuanceLedger, LeafRequest, NodeKey,
-    NodeRecord, Roots, Serial, Signed, Trust, UnixTime, WildcardNames,
+    CaRequest, Capabilities, Capability, CertificateAuthority, IssuanceLedger, LeafRequest,
+    NodeKey, NodeRecord, Roots, Serial, Signed, Trust, UnixTime, WildcardNames,
     join::{JoinError, JoinGrant, JoinSecret, JoinToken},
 };
 use warren_telemetry::Metrics;
@@ -78,12 +78,15 @@ pub fn member(authority: &CertificateAuthority, name: &str, capabilities: &[&str
 
 /// A signed record of a node with these addresses.
 pub fn record(trust: &Trust, addresses: &[&str], sequence: u64) -> Signed<NodeRecord> {
+    let storage = trust
+        .own_member()
+        .is_some_and(|member| member.allows(&Capability::Storage));
     let record = NodeRecord {
         peer_id: trust.peer_id(),
         organization: trust.organization().clone(),
         name: "node".into(),
         region: Some("us-west".into()),
-        roles: vec!["storage".into()],
+        roles: storage.then(|| "storage".to_owned()).into_iter().collect(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         bulk_addresses: vec!["10.0.1.5:4002".into()],
         sequence,

@@ -319,13 +319,10 @@ pub(crate) fn check_record(
     member: &Member,
     record: &Signed<NodeRecord>,
 ) -> Result<(), &'static str> {
-    if record.signer() != member.peer_id || record.value().peer_id != member.peer_id {
+    if record.signer() != member.peer_id {
         return Err("it is of another node");
     }
-    if record.value().organization != member.organization {
-        return Err("it names another organisation");
-    }
-    Ok(())
+    member.check_record(record.value())
 }
 
 fn encode(message: &Message) -> Vec<u8> {
@@ -444,6 +441,25 @@ mod tests {
         assert_eq!(of_b.member.peer_id, b.trust.peer_id());
         assert_eq!(of_a.member.peer_id, a.trust.peer_id());
         assert_eq!(of_a.revocations, [([7; 32], 3)]);
+    }
+
+    #[test]
+    fn given_a_record_with_a_role_that_the_certificate_lacks_when_presented_then_it_is_refused() {
+        let ca = authority();
+        let (mut a, b) = (party(&ca, 2), party(&ca, 3));
+        let mut record = a.presented.record.value().clone();
+        record.roles.push("relay".into());
+        a.presented.record = Signed::sign(record, a.trust.key()).unwrap();
+        let (mut dialler, mut listener) = (
+            a.exchange(Side::Dialler, &b),
+            b.exchange(Side::Listener, &a),
+        );
+        let welcome = sent(b.take(&mut listener, &dialler.opening().unwrap()));
+        let accept = sent(a.take(&mut dialler, &welcome));
+        assert!(matches!(
+            b.take(&mut listener, &accept),
+            Step::Refuse(Some(_), AdmissionError::Record(_))
+        ));
     }
 
     #[test]
