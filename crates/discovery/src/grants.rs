@@ -66,14 +66,6 @@ impl Grants {
     pub async fn list(&self) -> Result<Vec<StoredGrant>, EngineError> {
         self.registry.grants().await
     }
-
-    /// Withdraws an open token by its id; whether there was one.
-    ///
-    /// # Errors
-    /// [`EngineError`].
-    pub async fn withdraw(&self, id: &str) -> Result<bool, EngineError> {
-        self.registry.withdraw_grant(id.to_owned()).await
-    }
 }
 
 impl From<StoredGrant> for GrantEntry {

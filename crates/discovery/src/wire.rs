@@ -25,7 +25,7 @@ pub mod path {
     pub const HEARTBEAT: &str = "/api/v1/network/heartbeat";
     /// GET: peers of the caller's organisation.
     pub const PEERS: &str = "/api/v1/network/peers";
-    /// GET: the newest revocation list, DER.
+    /// GET: the revocation lists in force, one PEM block each.
     pub const CRL: &str = "/api/v1/network/crl";
     /// POST: trade a join token and a CSR for a leaf.
     pub const JOIN: &str = "/api/v1/join";

@@ -218,17 +218,6 @@ impl CertificateFacts {
         self.remaining(now) < self.renewal_margin()
     }
 
-    /// The moment from which [`CertificateFacts::renewal_due`] holds.
-    #[must_use]
-    pub fn renew_at(&self) -> UnixTime {
-        UnixTime::since_unix_epoch(Duration::from_secs(
-            self.not_after
-                .as_secs()
-                .saturating_sub(self.renewal_margin().as_secs())
-                .saturating_add(1),
-        ))
-    }
-
     fn renewal_margin(&self) -> Duration {
         let lifetime = Duration::from_secs(
             self.not_after

@@ -163,12 +163,6 @@ impl<T> Signed<T> {
         &self.value
     }
 
-    /// The payload, without its signature.
-    #[must_use]
-    pub fn into_value(self) -> T {
-        self.value
-    }
-
     /// Who signed it.
     #[must_use]
     pub fn signer(&self) -> PeerId {

@@ -44,8 +44,8 @@ struct Bucket {
 
 /// Token buckets by source.
 ///
-/// An IPv6 source counts by its /64, since one host usually owns all of it. At most `max_sources` are remembered; the one
-/// that has been quiet longest is forgotten first, which can only help that source.
+/// A source counts by its [`source_key`]. At most `max_sources` are remembered; the one that has been quiet longest is
+/// forgotten first, which can only help that source.
 #[derive(Debug)]
 pub struct RateLimiter {
     limit: Limit,
@@ -69,7 +69,7 @@ impl RateLimiter {
 
     /// Counts one request of `source` at `now` (monotonic, from any fixed start).
     pub fn handle_request(&mut self, source: IpAddr, now: Duration) -> Decision {
-        let key = bucket_key(source);
+        let key = source_key(source);
         let full = u64::from(self.limit.burst) * TOKEN;
         if !self.buckets.contains_key(&key) && self.buckets.len() >= self.max_sources {
             self.forget_quietest();
@@ -122,7 +122,9 @@ fn micros(micro_tokens: u64, per_second: u64) -> Duration {
     Duration::from_micros(micro_tokens.div_ceil(per_second))
 }
 
-fn bucket_key(source: IpAddr) -> IpAddr {
+/// What a source is counted as: its address, or the /64 of an IPv6 one, since one host usually owns all of it.
+#[must_use]
+pub fn source_key(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => {

@@ -125,13 +125,15 @@ pub fn register(
     let (registered_at, change) = match existing {
         Some(entry) => {
             let held = &entry.registration;
-            if incoming.record.is_some() && incoming.sequence < held.sequence {
+            let live = entry.expires_at > now;
+            // An ended entry holds nobody back: a node whose clock was ahead, and is right again, comes with a lower number.
+            if live && incoming.record.is_some() && incoming.sequence < held.sequence {
                 return Err(Conflict::StaleRecord {
                     held: held.sequence,
                     offered: incoming.sequence,
                 });
             }
-            if entry.expires_at <= now {
+            if !live {
                 (now, Change::Created)
             } else if *held == incoming {
                 (entry.registered_at, Change::Unchanged)
@@ -377,6 +379,18 @@ pub(crate) mod tests {
                 offered: 4
             }
         );
+    }
+
+    #[test]
+    fn given_an_expired_entry_when_its_clock_was_set_back_then_the_lower_record_is_taken() {
+        let record = |sequence| Registration {
+            record: Some(vec![1]),
+            sequence,
+            ..registration()
+        };
+        let (ended, _) = register(None, record(5), None, NOW, TTL).unwrap();
+        let (entry, change) = register(Some(&ended), record(4), None, NOW.plus(TTL), TTL).unwrap();
+        assert_eq!((entry.registration.sequence, change), (4, Change::Created));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warren_identity::CertificateDer;
 
 use super::{Limits, Shared};
+use crate::core::rate::source_key;
 
 /// Pause after `accept` failed, as it does when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -106,7 +107,7 @@ pub(crate) async fn serve(
             }
         };
         let most = shared.limits.max_connections_per_source;
-        let Some(source_slot) = sources.enter(source.ip().to_canonical(), most) else {
+        let Some(source_slot) = sources.enter(source_key(source.ip()), most) else {
             shared.metrics.refused("too_many_of_source");
             continue;
         };
