@@ -276,7 +276,7 @@ impl Check<'_> {
         let path = "discovery.server.auth.require_certificates";
         Some(self.problem(
             path,
-            "anyone who reaches the discovery server may list and register nodes",
+            "callers of the discovery server may sign their requests instead of showing a certificate in TLS",
         ))
     }
 }

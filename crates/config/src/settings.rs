@@ -309,7 +309,7 @@ pub struct DiscoveryServer {
     pub listen_address: SocketAddr,
     /// PostgreSQL URL; `None` keeps the registry in the embedded engine under `storage.path`.
     pub database_url: Option<Secret>,
-    /// Whether every call needs a member's certificate.
+    /// Whether callers must show a certificate in TLS; if not, a request signed with a member's key does too.
     pub require_certificates: bool,
     /// CA certificates that clients are checked against.
     pub ca_cert: PathBuf,

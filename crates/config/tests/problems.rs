@@ -242,7 +242,7 @@ fn given_what_is_odd_but_works_when_loaded_then_it_is_warned_of() {
         ),
         (
             "{roles: [discovery], discovery: {server: {auth: {require_certificates: false}}}}",
-            "anyone who reaches the discovery server may list and register nodes",
+            "callers of the discovery server may sign their requests instead of showing a certificate in TLS",
         ),
         (
             "network: {organization_id: org_acme_corp, libp2p: {gossipsub: {topics: [warren.org.org_acme_corp]}}}",

@@ -197,8 +197,8 @@ pub(super) const LIBP2P: &[Key] = &[
     key(
         "network.libp2p.limits.max_connections_per_peer",
         Kind::Count { min: 1, max: 64 },
-        Value("4"),
-        "a direct and a relayed one, each side dialling",
+        Value("8"),
+        "a relayed one, both sides dialling at once, a hole punched over each transport, a reachability test",
         "Established connections with one peer.",
     ),
     key(
@@ -347,9 +347,9 @@ pub(super) const PLACES: &[Key] = &[
     ),
     key(
         "network.security.issuer_leaf_lifetime",
-        Kind::Duration { min_s: 3600, max_s: 3650 * DAY_S },
+        Kind::Duration { min_s: 3600, max_s: 825 * DAY_S },
         Value("365d"),
-        "the deployment guide's",
+        "the deployment guide's; no CA of ours signs more than 825 days",
         "Life of the certificates that the issuer signs.",
     ),
 ];

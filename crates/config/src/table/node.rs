@@ -27,7 +27,7 @@ pub(super) const DISCOVERY: &[Key] = &[
         Kind::Switch,
         Value("true"),
         "mutual authentication on every link",
-        "Whether callers need a member's certificate. A reload cannot turn it off.",
+        "Whether callers must show a certificate in TLS; if not, a request signed with a member's key does too. A reload cannot turn it off.",
     ),
     key(
         "discovery.server.auth.ca_cert",
@@ -98,7 +98,7 @@ pub(super) const NODE: &[Key] = &[
             "`[storage]`; `[discovery]` for a file that has `discovery.server` and no `network`; both for both",
         ),
         "what the file configures runs",
-        "What this node does. Each role needs the capability of its name in the certificate.",
+        "What this node does. Each role needs the capability of its name in the certificate; `issuer` needs the CA's key instead.",
     ),
     key(
         "api.listen_address",
