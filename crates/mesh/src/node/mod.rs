@@ -14,7 +14,7 @@ mod reach;
 mod roaming;
 mod sync;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -102,6 +102,9 @@ pub(crate) struct Node {
     told_chain: Vec<Vec<u8>>,
     pending_connects: BTreeMap<ConnectionId, PendingConnect>,
     dialled_targets: BTreeMap<ConnectionId, Target>,
+    /// Dials over QUIC alone; each has its second dial below.
+    first_dials: BTreeSet<ConnectionId>,
+    second_dials: Vec<(Target, Instant)>,
     lookups: HashMap<kad::QueryId, Lookup>,
     asked: BTreeMap<OutboundRequestId, Asked>,
     owed: FuturesUnordered<OwedAnswer>,
@@ -171,6 +174,8 @@ impl Node {
             config,
             pending_connects: BTreeMap::new(),
             dialled_targets: BTreeMap::new(),
+            first_dials: BTreeSet::new(),
+            second_dials: Vec::new(),
             lookups: HashMap::new(),
             asked: BTreeMap::new(),
             owed: FuturesUnordered::new(),

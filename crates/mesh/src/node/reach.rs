@@ -217,6 +217,10 @@ impl Node {
 
     pub(super) fn on_autonat(&mut self, event: autonat::v2::client::Event) {
         let reachable = event.result.is_ok();
+        // That a circuit works says nothing about ourselves, nor does what a relay makes of our address.
+        if !has_ip(&event.tested_addr) || is_circuit(&event.tested_addr) {
+            return;
+        }
         tracing::debug!(address = %event.tested_addr, server = %event.server, reachable, "address tested");
         self.nat.tested(event.tested_addr, reachable);
         self.nat_may_have_changed();
@@ -272,6 +276,13 @@ impl Node {
             self.emit(MeshEvent::NatStatusChanged(status));
         }
     }
+}
+
+fn has_ip(address: &Multiaddr) -> bool {
+    matches!(
+        address.iter().next(),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_))
+    )
 }
 
 /// Whether an address leads through a relay.
