@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use futures::TryStreamExt;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren_content::UnixMillis;
 use warren_content::store::PutOptions;
 use warren_daemon::dev::Network;
@@ -35,6 +36,7 @@ struct Shared {
 
 pub(crate) async fn run(args: &DevArgs, format: Format) -> anyhow::Result<ExitCode> {
     let folder = folder_to_share(args.dir.as_deref())?;
+    let mut stop = Stop::watch()?;
     let temporary;
     let home = match &args.keep {
         Some(home) => home.clone(),
@@ -47,11 +49,17 @@ pub(crate) async fn run(args: &DevArgs, format: Format) -> anyhow::Result<ExitCo
         }
     };
     let began = Instant::now();
-    let network = Network::start(&home, ORGANIZATION, args.nodes).await?;
+    let network = tokio::select! {
+        network = Network::start(&home, ORGANIZATION, args.nodes) => network?,
+        () = stop.asked() => bail!("stopped before the nodes were up"),
+    };
     if format == Format::Text {
         print_line(&nodes_text(&network, began))?;
     }
-    let shared = share(&network, &folder).await;
+    let shared = tokio::select! {
+        shared = share(&network, &folder) => shared,
+        () = stop.asked() => Err(anyhow!("stopped before every file was compared")),
+    };
     let shared = match shared {
         Ok(shared) => shared,
         Err(error) => {
@@ -65,15 +73,36 @@ pub(crate) async fn run(args: &DevArgs, format: Format) -> anyhow::Result<ExitCo
         if format == Format::Text {
             print_line(&next_text(&network, &shared))?;
         }
-        tokio::signal::ctrl_c()
-            .await
-            .context("cannot wait for Ctrl-C")?;
+        stop.asked().await;
     }
     network.shutdown().await;
     if differing > 0 {
         bail!("{differing} of {} files came back different", shared.len());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ctrl-C and SIGTERM: either way to stop leaves no temporary folder behind.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    fn watch() -> anyhow::Result<Self> {
+        let watch = |kind| signal(kind).context("cannot watch for signals");
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// The folder that was named, else the project's own docs.

@@ -1,6 +1,81 @@
 //! `warren dev`: the first command of the README.
 
-use crate::support::{noise, warren};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{binary, eventually, noise, tool, warren};
+
+/// `warren dev` that stays up, until the test lets go of it.
+struct Staying {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Staying {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("tmp")).unwrap();
+        std::fs::create_dir(folder.path().join("shared")).unwrap();
+        std::fs::write(folder.path().join("shared/a.txt"), "a").unwrap();
+        let child = Command::new(binary())
+            .args(["dev", "--nodes", "2", "--dir"])
+            .arg(folder.path().join("shared"))
+            .env("TMPDIR", folder.path().join("tmp"))
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(folder.path().join("out")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, folder }
+    }
+
+    /// What it printed, once it has told what to try.
+    fn told(&self) -> String {
+        eventually("the commands to try are printed", || {
+            let told = std::fs::read_to_string(self.folder.path().join("out")).unwrap();
+            told.contains("until access control").then_some(told)
+        })
+    }
+}
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn given_a_network_that_stays_up_when_its_hints_are_pasted_then_they_work() {
+    let staying = Staying::new();
+    let told = staying.told();
+
+    for hint in [" status", " peers", " get bafyr4i"] {
+        let line = told.lines().find(|line| line.contains(hint)).unwrap();
+
+        let answer = tool("sh", staying.folder.path(), ["-c", line.trim()]);
+
+        assert!(!answer.ok().is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn given_a_network_that_stays_up_when_stopped_then_it_leaves_nothing_behind() {
+    let mut staying = Staying::new();
+    staying.told();
+
+    kill_process(Pid::from_child(&staying.child), Signal::TERM).unwrap();
+
+    let status = eventually("the network has stopped", || {
+        staying.child.try_wait().unwrap()
+    });
+    assert!(status.success(), "{status}");
+    let left = std::fs::read_dir(staying.folder.path().join("tmp"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "temporary folders are left");
+}
 
 #[test]
 fn given_a_clone_when_the_development_network_runs_once_then_every_file_comes_back() {
