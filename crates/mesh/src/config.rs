@@ -11,7 +11,7 @@ use crate::core::redial::RedialPolicy;
 #[derive(Debug, Clone)]
 pub struct MeshConfig {
     /// Names the Kademlia protocol `/warren/<mesh>/kad/1.0.0`: nodes of different meshes never
-    /// share a routing table. The organisation's id unless an operator says otherwise.
+    /// share a routing table.
     pub mesh_name: String,
     /// Who we are, as announced to other members.
     pub node: NodeDescription,
@@ -55,7 +55,7 @@ pub struct MeshConfig {
 
 impl MeshConfig {
     /// A configuration that listens on `listen_addresses` and has the documented default for all
-    /// else: members only, everything on but mDNS interval, relay server and UPnP.
+    /// else: members only, everything on but mDNS, the relay server and UPnP.
     pub fn new(
         mesh_name: impl Into<String>,
         node: NodeDescription,

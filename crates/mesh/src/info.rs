@@ -131,7 +131,8 @@ pub enum MeshEvent {
         /// The list, DER.
         der: Arc<[u8]>,
     },
-    /// A message on one of the configured topics, signed by `source`.
+    /// A message on one of the configured topics, signed by `source`. That `source` is a member is not said: whoever
+    /// acts on it checks that.
     Gossip {
         /// The topic.
         topic: String,

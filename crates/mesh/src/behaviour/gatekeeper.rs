@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -93,7 +93,7 @@ impl NetworkBehaviour for Gatekeeper {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
-        let Some(ip) = ip_of(remote) else {
+        let Some(ip) = source_of(remote) else {
             return Ok(());
         };
         if self.pending.values().filter(|of| **of == ip).count() >= MAX_PENDING_PER_ADDRESS {
@@ -156,10 +156,11 @@ impl NetworkBehaviour for Gatekeeper {
     }
 }
 
-fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+/// Where a connection comes from; of an IPv6 address the /64, since one host usually owns all of it.
+fn source_of(address: &Multiaddr) -> Option<IpAddr> {
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(Ipv6Addr::from(u128::from(ip) & !u128::from(u64::MAX)).into()),
         _ => None,
     }
 }

@@ -88,10 +88,42 @@ impl Acceptors {
 
 type Reply = oneshot::Sender<Result<Stream, OpenStreamError>>;
 
+/// Somebody waits for a stream. A connection that ends takes its requests along: dropped, each still answers.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
+    peer: PeerId,
     protocol: &'static str,
-    reply: Reply,
+    reply: Option<Reply>,
+}
+
+impl OpenRequest {
+    fn new(peer: PeerId, protocol: &'static str, reply: Reply) -> Self {
+        Self {
+            peer,
+            protocol,
+            reply: Some(reply),
+        }
+    }
+
+    fn answer(mut self, outcome: Result<Stream, OpenStreamError>) {
+        self.send(outcome);
+    }
+
+    fn send(&mut self, outcome: Result<Stream, OpenStreamError>) {
+        if let Some(reply) = self.reply.take() {
+            // The caller may have given up; then nobody needs to know.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.send(Err(OpenStreamError::Broken {
+            peer: self.peer,
+            reason: "the connection closed".into(),
+        }));
+    }
 }
 
 #[derive(Debug)]
@@ -129,20 +161,16 @@ impl Streams {
 
     /// Opens a stream on the best connection to `peer`.
     pub(crate) fn open(&mut self, peer: PeerId, protocol: &'static str, reply: Reply) {
+        let request = OpenRequest::new(peer, protocol, reply);
         let best = self
             .connections
             .get(&peer)
             .and_then(|all| all.iter().min_by_key(|c| (c.relayed, c.id)));
         let Some(connection) = best.map(|c| c.id) else {
-            // The caller may have given up; then nobody needs to know.
-            let _ = reply.send(Err(OpenStreamError::NotConnected(peer)));
+            request.answer(Err(OpenStreamError::NotConnected(peer)));
             return;
         };
-        self.notify(
-            peer,
-            connection,
-            Command::Open(OpenRequest { protocol, reply }),
-        );
+        self.notify(peer, connection, Command::Open(request));
     }
 
     fn notify(&mut self, peer_id: PeerId, connection: ConnectionId, event: Command) {
@@ -335,7 +363,7 @@ impl ConnectionHandler for Handler {
                 if self.requested.len() + self.opening < MAX_OPENING {
                     self.requested.push_back(request);
                 } else {
-                    let _ = request.reply.send(Err(OpenStreamError::Broken {
+                    request.answer(Err(OpenStreamError::Broken {
                         peer: self.peer,
                         reason: format!("{MAX_OPENING} streams are already being opened"),
                     }));
@@ -355,12 +383,12 @@ impl ConnectionHandler for Handler {
                 info,
             }) => {
                 self.opening -= 1;
-                let _ = info.reply.send(Ok(stream));
+                info.answer(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 self.opening -= 1;
                 let error = self.failed(info.protocol, error);
-                let _ = info.reply.send(Err(error));
+                info.answer(Err(error));
             }
             _ => {}
         }
@@ -399,5 +427,25 @@ impl OutboundUpgrade<Stream> for Offer {
 
     fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
         ready(Ok((stream, protocol)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn given_a_stream_that_is_asked_for_when_the_connection_goes_then_who_waits_is_told_so() {
+        let peer = PeerId::random();
+        let (reply, mut answer) = oneshot::channel();
+        let mut handler = Handler::new(peer, Arc::default());
+        handler.on_behaviour_event(Command::Open(OpenRequest::new(peer, "/x/1.0.0", reply)));
+        assert!(answer.try_recv().is_err(), "nothing is known yet");
+        drop(handler);
+        assert!(matches!(
+            answer.try_recv(),
+            Ok(Err(OpenStreamError::Broken { peer: of, .. })) if of == peer
+        ));
     }
 }

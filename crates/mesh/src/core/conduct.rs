@@ -20,7 +20,8 @@ const FIRST_BAN: Duration = Duration::from_secs(60);
 /// No ban lasts longer.
 const LONGEST_BAN: Duration = Duration::from_secs(3600);
 
-/// Peers kept on record; the one with the oldest entry makes room.
+/// Peers kept on record. The one with the oldest entry makes room, but nobody who is banned: a ban that nobody
+/// remembers would never be lifted. Where all are, a further offence is let go.
 const MAX_PEERS: usize = 4_096;
 
 /// What a peer did.
@@ -70,11 +71,11 @@ impl Conduct {
             let oldest = self
                 .peers
                 .iter()
+                .filter(|(_, entry)| entry.banned_until.is_none())
                 .min_by_key(|(_, entry)| entry.at)
                 .map(|(p, _)| *p);
-            if let Some(oldest) = oldest {
-                self.peers.remove(&oldest);
-            }
+            let Some(oldest) = oldest else { return false };
+            self.peers.remove(&oldest);
         }
         let entry = self.peers.entry(peer).or_insert(Entry {
             points: 0.0,
@@ -123,6 +124,21 @@ mod tests {
             .filter(|_| conduct.offended(peer, Offence::InvalidGossip, now))
             .count();
         assert_eq!(bans, 1);
+    }
+
+    #[test]
+    fn given_a_full_record_when_others_offend_then_a_ban_is_still_lifted_in_its_time() {
+        let (banned, now) = (PeerId::random(), Instant::now());
+        let mut conduct = Conduct::default();
+        while !conduct.offended(banned, Offence::InvalidGossip, now) {}
+        for _ in 0..MAX_PEERS {
+            conduct.offended(
+                PeerId::random(),
+                Offence::TooManyRequests,
+                now + FIRST_BAN / 2,
+            );
+        }
+        assert_eq!(conduct.handle_timeout(now + FIRST_BAN), [banned]);
     }
 
     #[test]

@@ -196,7 +196,9 @@ impl Node {
                 if !gossip::behind(&self.gate.list_numbers(), &numbers) {
                     return Verdict::Ignore;
                 }
-                self.fetch_revocations(from);
+                // Who only passed it on may not have fetched the list itself yet.
+                let has_it = source.filter(|peer| self.table.is_member(peer));
+                self.fetch_revocations(has_it.unwrap_or(from));
                 Verdict::Accept
             }
         }
