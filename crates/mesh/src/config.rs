@@ -194,7 +194,7 @@ pub struct RelayConfig {
     /// When this node may be reached through a relay.
     pub client: RelayClient,
     /// Relays to reserve a slot on, each with `/p2p/<peer id>`. Connected members that offer
-    /// relaying are used too.
+    /// relaying, and are certified for it, are used too.
     pub relays: Vec<Multiaddr>,
     /// Limits of relaying for others; `None` relays for nobody.
     pub server: Option<RelayServerConfig>,

@@ -470,14 +470,50 @@ async fn given_two_members_that_only_reach_a_relay_when_they_connect_then_reques
     assert!(matches!(response, SyncResponse::Members(_)));
 }
 
+#[tokio::test]
+async fn given_a_member_that_offers_to_relay_without_the_capability_then_it_is_not_asked_for_a_slot()
+ {
+    let acme = Organization::new("org_acme");
+    let self_appointed = acme
+        .node_with(|config| {
+            config.relay.server = Some(RelayServerConfig::default());
+            config.limits.wanted_members = 0;
+        })
+        .await;
+    let certified = acme
+        .relay_with(|config| config.limits.wanted_members = 0)
+        .await;
+    let hidden = acme
+        .node_with(|config| {
+            config.limits.wanted_members = 0;
+            config.relay.client = RelayClient::Always;
+        })
+        .await;
+    for relay in [&self_appointed, &certified] {
+        hidden.connect(relay).await;
+        eventually("it offers to relay", async || {
+            let peers = hidden.mesh.peers().await;
+            peers.iter().any(|peer| {
+                peer.peer_id == relay.id() && peer.protocols.iter().any(|p| p.ends_with("/hop"))
+            })
+        })
+        .await;
+    }
+    // The one that was met first would have been asked first.
+    eventually("a slot is granted", async || {
+        !hidden.mesh.nat_status().await.relays.is_empty()
+    })
+    .await;
+    assert_eq!(hidden.mesh.nat_status().await.relays, [certified.id()]);
+}
+
 /// Two members that know each other only through a relay, nothing standing between them.
 async fn punches_through(listen: &str, kind: &str) {
     let acme = Organization::new("org_acme");
     let listen: Multiaddr = listen.parse().unwrap();
     let relay = acme
-        .node_with(|config| {
+        .relay_with(|config| {
             config.listen_addresses = vec![listen.clone()];
-            config.relay.server = Some(RelayServerConfig::default());
             config.limits.wanted_members = 0;
         })
         .await;

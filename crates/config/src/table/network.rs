@@ -155,7 +155,7 @@ pub(super) const LIBP2P: &[Key] = &[
         Kind::Switch,
         Value("false"),
         "carrying others' traffic is a choice; the roles relay and discovery make it",
-        "Whether this node relays for members.",
+        "Whether this node relays for members. They use it if its certificate has the capability `relay` or `discovery`.",
     ),
     key(
         "network.libp2p.relay.max_circuits",

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
-use warren_identity::{Member, NodeRecord, Refusal, Signed};
+use warren_identity::{Capability, Member, NodeRecord, Refusal, Signed};
 
 use crate::core::admission::Admitted;
 use crate::info::{ConnectionInfo, DisconnectReason, MemberInfo, PeerInfo};
@@ -243,6 +243,14 @@ impl MemberTable {
             .get(peer)
             .and_then(|entry| entry.identity.as_ref())
             .is_some_and(|identity| identity.protocols.iter().any(|p| p == protocol))
+    }
+
+    /// Whether a connected member's certificate makes it a relay: that it offers to be one is not enough. A discovery
+    /// server relays for its organisation too.
+    pub(crate) fn may_relay(&self, peer: &PeerId) -> bool {
+        self.member(peer).is_some_and(|member| {
+            member.allows(&Capability::Relay) || member.allows(&Capability::Discovery)
+        })
     }
 
     /// Whether a peer has a connection that goes through no relay.

@@ -127,7 +127,8 @@ impl Node {
         }
     }
 
-    /// Configured relays first, then connected members that relay; each address ends in its peer id.
+    /// Configured relays first, then connected members that are certified to relay and do; each address ends in its
+    /// peer id.
     fn relay_candidates(&self) -> Vec<(PeerId, Multiaddr)> {
         let configured = self
             .config
@@ -136,7 +137,9 @@ impl Node {
             .iter()
             .filter_map(|a| Some((peer_of(a)?, a.clone())));
         let connected = self.table.connected_members().filter_map(|peer| {
-            let relays = self.table.offers(&peer, RELAY_PROTOCOL) && self.table.is_direct(&peer);
+            let relays = self.table.may_relay(&peer)
+                && self.table.offers(&peer, RELAY_PROTOCOL)
+                && self.table.is_direct(&peer);
             let dialled = self.table.remote_addresses(&peer);
             let known = self.table.addresses(&peer);
             let address = dialled

@@ -9,7 +9,7 @@ use warren_identity::{
     CaRequest, Capabilities, CertificateAuthority, CrlRequest, Leaf, LeafRequest, NodeKey,
     OrganizationId, PeerId, RevokedSerial, Serial, Trust, UnixTime, WildcardNames,
 };
-use warren_mesh::{Mesh, MeshConfig, MeshEvent, Multiaddr, NodeDescription};
+use warren_mesh::{Mesh, MeshConfig, MeshEvent, Multiaddr, NodeDescription, RelayServerConfig};
 use warren_telemetry::{Metrics, NetworkMetrics};
 
 /// Long enough for two busy cores, short enough to fail a test that hangs.
@@ -45,12 +45,16 @@ impl Organization {
     }
 
     pub fn leaf(&self, key: &NodeKey, validity: Duration) -> Leaf {
+        self.leaf_for(key, validity, Capabilities::none())
+    }
+
+    fn leaf_for(&self, key: &NodeKey, validity: Duration, capabilities: Capabilities) -> Leaf {
         let request = LeafRequest {
             peer_id: key.peer_id(),
             name: "node".into(),
             dns: Vec::new(),
             ip: Vec::new(),
-            capabilities: Capabilities::none(),
+            capabilities,
             validity,
             companion_key: None,
             wildcards: WildcardNames::Refuse,
@@ -65,6 +69,19 @@ impl Organization {
         let trust = Trust::new(key, self.ca.roots().clone());
         trust.replace_leaf(leaf, UnixTime::now()).unwrap();
         trust
+    }
+
+    /// A member that is certified to relay, and does.
+    pub async fn relay_with(&self, change: impl FnOnce(&mut MeshConfig)) -> TestNode {
+        let trust = self.trust(YEAR);
+        let capabilities = Capabilities::parse(["relay"]).unwrap();
+        let leaf = self.leaf_for(trust.key(), YEAR, capabilities);
+        trust.replace_leaf(leaf, UnixTime::now()).unwrap();
+        TestNode::start(trust, |config| {
+            config.relay.server = Some(RelayServerConfig::default());
+            change(config);
+        })
+        .await
     }
 
     /// A revocation list of these peers.
