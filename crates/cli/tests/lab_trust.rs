@@ -62,6 +62,8 @@ fn given_a_revocation_on_one_node_when_it_spreads_then_the_revoked_one_is_cut_ev
     });
 
     revoked.kill();
+    // It may have learnt the list itself, and would refuse to start; whoever means harm forgets it.
+    std::fs::remove_dir_all(revoked.folder.join("data")).unwrap();
     revoked.start();
     until(MEET_WITHIN, "it is turned away with the reason", || {
         first.metric("warren_network_admission_refused_total", &["revoked"]) > 0.0

@@ -92,15 +92,44 @@ impl MeshPeers {
             return asked;
         }
         match self.mesh.find_providers(routing_key(document)).await {
-            Ok(providers) => providers
-                .into_iter()
-                .filter(|peer| *peer != self.trust.peer_id())
-                .collect(),
+            Ok(mut providers) => {
+                providers.retain(|peer| *peer != self.trust.peer_id());
+                self.answering_first(providers).await
+            }
             Err(error) => {
                 tracing::debug!(%document, "the routing table names no holder: {error}");
                 Vec::new()
             }
         }
+    }
+
+    /// Dials all at once and puts first who answers: the routing table remembers a holder that is gone for a day.
+    async fn answering_first(&self, mut peers: Vec<PeerId>) -> Vec<PeerId> {
+        let mut dials: FuturesUnordered<_> = peers
+            .iter()
+            .map(|peer| self.connected(*peer).map(|outcome| outcome.ok()))
+            .collect();
+        let mut answering = BTreeSet::new();
+        let deadline = tokio::time::sleep(HAVE_TIMEOUT);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                () = &mut deadline => break,
+                dialled = dials.next() => match dialled {
+                    None => break,
+                    Some(None) => {}
+                    Some(Some(info)) => {
+                        if answering.is_empty() {
+                            deadline.as_mut().reset(tokio::time::Instant::now() + HAVE_GRACE);
+                        }
+                        answering.insert(info.peer_id);
+                    }
+                },
+            }
+        }
+        drop(dials);
+        peers.sort_by_key(|peer| !answering.contains(peer));
+        peers
     }
 
     async fn ask_members(&self, document: DocumentId) -> Vec<PeerId> {
