@@ -250,7 +250,7 @@ pub(crate) async fn token(
             files::write_whole(path, grant.token.as_bytes(), 0o600, Overwrite::Refuse)?;
             let written = WrittenToken {
                 file: path.display().to_string(),
-                expires_at: grant.expires_at.clone(),
+                expires_at: grant.expires_at,
             };
             format.print(&written, |written| {
                 format!(

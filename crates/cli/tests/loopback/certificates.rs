@@ -191,7 +191,7 @@ fn given_a_request_that_was_changed_when_issued_then_it_is_refused() {
     } else {
         "A"
     };
-    let mut changed = text.clone();
+    let mut changed = text;
     changed.replace_range(middle..=middle, other);
     std::fs::write(authority.path("node.csr"), changed).unwrap();
 
