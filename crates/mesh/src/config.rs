@@ -32,7 +32,7 @@ pub struct MeshConfig {
     /// Discovery on the local network; `None` switches it off.
     pub mdns: Option<MdnsConfig>,
     /// Gossipsub; `None` switches it off, and with it the fast spreading of revocations (they are
-    /// still fetched at each connect).
+    /// still fetched at each connect and compared now and then).
     pub gossip: Option<GossipConfig>,
     /// Relaying for others, and being relayed.
     pub relay: RelayConfig,
@@ -49,6 +49,9 @@ pub struct MeshConfig {
     /// How often each connection is pinged. 15 s: below the 25–30 s after which cheap routers
     /// forget a UDP flow.
     pub ping_interval: Duration,
+    /// How often some connected member, another each time, is asked for newer revocation lists. A
+    /// minute: so a list reaches everyone soon even where gossip was lost or is off.
+    pub compare_lists_interval: Duration,
     /// The time-out of one sync request, answer included.
     pub request_timeout: Duration,
 }
@@ -79,6 +82,7 @@ impl MeshConfig {
             limits: MeshLimits::default(),
             redial: RedialPolicy::default(),
             ping_interval: Duration::from_secs(15),
+            compare_lists_interval: Duration::from_secs(60),
             request_timeout: Duration::from_secs(10),
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::multiaddr::Protocol;
 use support::{DEADLINE, Organization, TestNode, eventually};
+use warren_identity::NodeKey;
 use warren_mesh::{
     BLOCKS_PROTOCOL, DhtError, DhtMode, MeshEvent, MessageType, Multiaddr, OpenStreamError,
     PublishError, Reachability, RelayClient, RelayServerConfig, RequestError, RequestRate,
@@ -92,6 +93,24 @@ async fn given_a_line_of_nodes_when_the_first_takes_a_revocation_then_the_last_r
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn given_members_without_gossip_when_one_takes_a_revocation_then_a_live_session_brings_it_over()
+ {
+    let acme = Organization::new("org_acme");
+    let quiet = |config: &mut warren_mesh::MeshConfig| {
+        config.gossip = None;
+        config.compare_lists_interval = Duration::from_millis(100);
+    };
+    let (a, b) = (acme.node_with(quiet).await, acme.node_with(quiet).await);
+    a.connect(&b).await;
+    let list = acme.revoke(5, &[NodeKey::from_seed([9; 32]).peer_id()]);
+    a.trust.merge_revocations(&list).unwrap();
+    eventually("the list comes over", async || {
+        b.trust.revocations().highest_number() == 5
+    })
+    .await;
 }
 
 #[tokio::test]

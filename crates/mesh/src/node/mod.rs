@@ -100,6 +100,7 @@ pub(crate) struct Node {
     told_lists: ListNumbers,
     /// Our certificates as they were then.
     told_chain: Vec<Vec<u8>>,
+    lists_compared_at: Instant,
     pending_connects: BTreeMap<ConnectionId, PendingConnect>,
     dialled_targets: BTreeMap<ConnectionId, Target>,
     /// Dials over QUIC alone; each has its second dial below.
@@ -170,6 +171,7 @@ impl Node {
             announced,
             told_lists: gate.list_numbers(),
             told_chain: gate.chain(),
+            lists_compared_at: Instant::now(),
             gate,
             config,
             pending_connects: BTreeMap::new(),
@@ -287,6 +289,8 @@ impl Node {
         self.announce_due(now);
         self.listen_again(now);
         self.reserve_relays(now);
+        self.end_lookups(now);
+        self.compare_lists(now);
         for peer in self.conduct.handle_timeout(now) {
             self.gate.lift_ban(&peer);
         }

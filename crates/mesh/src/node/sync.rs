@@ -13,7 +13,7 @@ use crate::core::conduct::Offence;
 use crate::core::gossip::Announcement;
 use crate::error::RequestError;
 use crate::handle::HaveQuery;
-use crate::node::{Asked, Node};
+use crate::node::{Asked, Node, jitter};
 use crate::sync::{
     ListNumber, MAX_MEMBERS, MemberProof, SyncRequest, SyncResponse, WireRequest, WireResponse,
 };
@@ -54,6 +54,21 @@ impl Node {
     pub(super) fn fetch_revocations(&mut self, peer: PeerId) {
         let have = self.gate.list_numbers();
         self.ask_for_ourselves(peer, SyncRequest::Revocations { have });
+    }
+
+    /// Now and then asks a member, another each time, for lists that are newer than ours.
+    pub(super) fn compare_lists(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.lists_compared_at)
+            < self.config.compare_lists_interval
+        {
+            return;
+        }
+        self.lists_compared_at = now;
+        let members: Vec<PeerId> = self.table.connected_members().collect();
+        let at = (jitter() * members.len() as f64) as usize;
+        if let Some(peer) = members.get(at) {
+            self.fetch_revocations(*peer);
+        }
     }
 
     pub(super) fn fetch_members(&mut self, peer: PeerId) {
