@@ -1,6 +1,7 @@
 //! Kademlia: who enters the routing table, what is stored for others, and lookups.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use libp2p::kad::store::RecordStore as _;
 use libp2p::kad::{self, InboundRequest, ProviderRecord, QueryId, QueryResult, RecordKey};
@@ -17,6 +18,9 @@ use crate::node::addresses::is_loopback;
 /// Providers after which a lookup ends early: enough to fetch from.
 const ENOUGH_PROVIDERS: usize = 20;
 
+/// After the first provider, others have this long to be found.
+const MORE_PROVIDERS_WITHIN: Duration = Duration::from_millis(500);
+
 /// Lookups under way at once; one more is refused as timed out.
 const MAX_LOOKUPS: usize = 1_024;
 
@@ -25,6 +29,8 @@ pub(super) enum Lookup {
     Provide(oneshot::Sender<Result<(), DhtError>>),
     Providers {
         found: BTreeSet<PeerId>,
+        /// When the first was found.
+        first_at: Option<Instant>,
         reply: oneshot::Sender<Result<Vec<PeerId>, DhtError>>,
     },
     Peer {
@@ -139,12 +145,18 @@ impl Node {
         last: bool,
     ) {
         let local = *self.swarm.local_peer_id();
-        let Some(Lookup::Providers { found, .. }) = self.lookups.get_mut(&id) else {
+        let Some(Lookup::Providers {
+            found, first_at, ..
+        }) = self.lookups.get_mut(&id)
+        else {
             return;
         };
         let timed_out = result.is_err();
         if let Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) = result {
             found.extend(providers.into_iter().filter(|peer| *peer != local));
+        }
+        if !found.is_empty() {
+            first_at.get_or_insert_with(Instant::now);
         }
         let enough = found.len() >= ENOUGH_PROVIDERS;
         if !last && !enough {
@@ -156,12 +168,33 @@ impl Node {
         {
             query.finish();
         }
-        if let Some(Lookup::Providers { found, reply }) = self.lookups.remove(&id) {
+        if let Some(Lookup::Providers { found, reply, .. }) = self.lookups.remove(&id) {
             let outcome = match (found.is_empty(), timed_out) {
                 (true, true) => Err(DhtError::TimedOut),
                 _ => Ok(found.into_iter().collect()),
             };
             let _ = reply.send(outcome);
+        }
+    }
+
+    /// Ends lookups that found somebody a while ago: what they still wait for is mostly a node that is
+    /// gone but not forgotten, and the time-out of a dial to it.
+    pub(super) fn end_lookups(&mut self, now: Instant) {
+        let long_enough = |lookup: &Lookup| matches!(lookup, Lookup::Providers { first_at: Some(at), .. } if *at + MORE_PROVIDERS_WITHIN <= now);
+        let ended = self.lookups.iter();
+        let ended: Vec<QueryId> = ended
+            .filter(|(_, lookup)| long_enough(lookup))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ended {
+            if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
+                && let Some(mut query) = kad.query_mut(&id)
+            {
+                query.finish();
+            }
+            if let Some(Lookup::Providers { found, reply, .. }) = self.lookups.remove(&id) {
+                let _ = reply.send(Ok(found.into_iter().collect()));
+            }
         }
     }
 
@@ -205,7 +238,15 @@ impl Node {
         };
         let id = kad.get_providers(RecordKey::from(key));
         let found = BTreeSet::new();
-        self.track(id, Lookup::Providers { found, reply });
+        let first_at = None;
+        self.track(
+            id,
+            Lookup::Providers {
+                found,
+                first_at,
+                reply,
+            },
+        );
     }
 
     pub(super) fn find_peer(
