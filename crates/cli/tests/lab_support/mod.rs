@@ -144,7 +144,7 @@ impl Organization {
             name: node.name.clone(),
             dns: Vec::new(),
             ip: Vec::new(),
-            capabilities: Capabilities::parse(&["storage"]).unwrap(),
+            capabilities: Capabilities::parse(["storage"]).unwrap(),
             validity,
             companion_key: None,
             wildcards: WildcardNames::Refuse,
