@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::error::ApiError;
 
-/// Paths that answer without a token: they tell nothing that a port scan would not.
+/// Paths that answer without a token, for load balancers and monitoring: states, counts and peer ids, never content.
 pub const PUBLIC_PATHS: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// Whether the caller's TLS client certificate, checked by the listener, carries the `admin` capability.

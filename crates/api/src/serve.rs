@@ -21,7 +21,8 @@ use crate::guard::ClientIdentity;
 
 /// Connections served at once; the next one waits in the kernel's queue.
 const MAX_CONNECTIONS: usize = 512;
-/// A client that has not sent its request's head, or not finished its handshake, by then is let go.
+/// A client that has not sent its request's head, or not finished its handshake, by then is let go. So only HTTP/1.1 is
+/// spoken: neither telling versions apart nor the preface of HTTP/2 has a time-out in the library.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long running requests may go on once the node stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ pub async fn serve(
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tracker = TaskTracker::new();
+    let overdue = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -66,8 +68,9 @@ pub async fn serve(
                     router.clone(),
                     shutdown.clone(),
                 );
+                let overdue = overdue.clone();
                 tracker.spawn(async move {
-                    if let Err(error) = connection.await {
+                    if let Some(Err(error)) = overdue.run_until_cancelled(connection).await {
                         tracing::debug!(%address, "API connection ended: {error}");
                     }
                     drop(slot);
@@ -88,6 +91,8 @@ pub async fn serve(
             "ended API requests that were still running {} s after the stop",
             DRAIN_TIMEOUT.as_secs()
         );
+        overdue.cancel();
+        tracker.wait().await;
     }
 }
 
@@ -139,16 +144,11 @@ where
     let router = router
         .layer(axum::Extension(identity))
         .layer(axum::Extension(axum::extract::ConnectInfo(address)));
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(128)
-        .keep_alive_interval(Some(HEAD_TIMEOUT));
     let connection =
         builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);

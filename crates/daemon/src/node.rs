@@ -552,7 +552,7 @@ async fn start_api(
 }
 
 fn api_tls(trust: &Trust) -> anyhow::Result<ListenerTls> {
-    let config = https_server(trust, ClientCertificates::Optional, &[b"h2", b"http/1.1"])?;
+    let config = https_server(trust, ClientCertificates::Optional, &[b"http/1.1"])?;
     let trust = trust.clone();
     Ok(ListenerTls {
         acceptor: tokio_rustls::TlsAcceptor::from(Arc::new(config)),
