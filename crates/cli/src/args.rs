@@ -191,6 +191,9 @@ pub(crate) enum CaCommand {
         /// How long the CA certificate is valid
         #[arg(long, default_value_t = 3650)]
         days: u32,
+        /// Folder of the CA that this one follows: whoever is revoked there stays revoked
+        #[arg(long, value_name = "DIR")]
+        after: Option<PathBuf>,
     },
     /// Issue a node certificate
     Issue(IssueArgs),

@@ -117,6 +117,23 @@ impl CaFolder {
         Ok(this)
     }
 
+    /// Makes the CA that follows the one in `old`: whoever is revoked there stays revoked, and a first list says so.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and when the old ledger cannot be read; nothing is made then.
+    pub fn create_after(
+        folder: &Path,
+        organization: OrganizationId,
+        validity: Duration,
+        old: &Path,
+    ) -> Result<Self, CaError> {
+        let carried = Self::new(old, None).ledger()?.for_next_authority();
+        let this = Self::create(folder, organization, validity)?;
+        this.store_ledger(&carried)?;
+        this.sign_list()?;
+        Ok(this)
+    }
+
     /// The CA in `folder`; `organization` is needed where its certificate does not name one, as with `openssl`.
     #[must_use]
     pub fn new(folder: &Path, organization: Option<OrganizationId>) -> Self {
@@ -340,6 +357,22 @@ mod tests {
             matches!(refused, CaError::Issue(IssueError::PeerRevoked(_))),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn whoever_was_revoked_stays_so_under_the_next_ca() {
+        let home = tempfile::tempdir().unwrap();
+        let (old, new) = (home.path().join("old"), home.path().join("new"));
+        let revoked = NodeKey::from_seed(random::bytes());
+        let ca = CaFolder::create(&old, acme(), CRL_VALIDITY).unwrap();
+        ca.revoke(revoked.peer_id()).unwrap();
+        let next = CaFolder::create_after(&new, acme(), CRL_VALIDITY, &old).unwrap();
+        let refused = next.issue(&request(&revoked)).unwrap_err();
+        assert!(
+            matches!(refused, CaError::Issue(IssueError::PeerRevoked(_))),
+            "{refused}"
+        );
+        assert!(new.join(CRL).exists(), "no list of the new CA");
     }
 
     #[test]

@@ -21,7 +21,12 @@ const DAY_S: u64 = 86_400;
 
 pub(crate) fn run(command: CaCommand, global: &Global, format: Format) -> anyhow::Result<()> {
     match command {
-        CaCommand::Init { org, dir, days } => init(&org, &dir, days, format),
+        CaCommand::Init {
+            org,
+            dir,
+            days,
+            after,
+        } => init(&org, &dir, days, after.as_deref(), format),
         CaCommand::Issue(args) => issue(&args, format),
         CaCommand::Revoke { dir, peer, org } => revoke(&dir, &peer, org.as_deref(), format),
         CaCommand::Crl { dir, org } => sign_crl(&dir, org.as_deref(), format),
@@ -44,13 +49,19 @@ struct Made {
     key: String,
 }
 
-fn init(org: &str, dir: &Path, days: u32, format: Format) -> anyhow::Result<()> {
+fn init(
+    org: &str,
+    dir: &Path,
+    days: u32,
+    after: Option<&Path>,
+    format: Format,
+) -> anyhow::Result<()> {
     let organization = OrganizationId::new(org)?;
-    CaFolder::create(
-        dir,
-        organization,
-        Duration::from_secs(u64::from(days) * DAY_S),
-    )?;
+    let validity = Duration::from_secs(u64::from(days) * DAY_S);
+    match after {
+        None => CaFolder::create(dir, organization, validity)?,
+        Some(old) => CaFolder::create_after(dir, organization, validity, old)?,
+    };
     let made = Made {
         organization: org.to_owned(),
         certificate: dir
