@@ -7,6 +7,7 @@
 
 mod blocks;
 mod providers;
+mod sync_log;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use warren_identity::{PeerId, Signed};
 use warren_telemetry::SourceType;
 
 use self::blocks::blocking;
+use self::sync_log::SyncLog;
 use super::flights::Flight;
 use super::{Context, RetrieveError, unix_now};
 use crate::core::block::{StoredBlock, VerifiedBlock, VerifyBlockError};
@@ -128,8 +130,10 @@ impl Fetch {
         tasks.spawn(async move {
             let failed = results.clone();
             tokio::select! {
-                () = Box::pin(engine.run(commands, results)) => {}
+                // The stop comes first: an engine whose store answers at once would be done in one poll.
+                biased;
                 () = stop.cancelled() => { let _ = failed.try_send(Err(RetrieveError::Stopped)); }
+                () = Box::pin(engine.run(commands, results)) => {}
             }
         });
         Self {
@@ -236,6 +240,7 @@ struct Engine {
     record_asked: bool,
     finish: Option<Finish>,
     failure: Option<RetrieveError>,
+    log: SyncLog,
     work: FuturesUnordered<BoxFuture<'static, Step>>,
 }
 
@@ -246,6 +251,7 @@ impl Engine {
         let (arrival_tx, arrivals) = mpsc::channel(limits.window_blocks * 2 + 64);
         Self {
             planner: FetchPlanner::new(limits, Instant::now().into_std()),
+            log: SyncLog::new(job.target),
             context,
             job,
             slots: BTreeMap::new(),
@@ -282,6 +288,7 @@ impl Engine {
         loop {
             self.pump();
             if let Some(failure) = self.failure.take() {
+                self.log.failed(&failure);
                 let _ = results.send(Err(failure)).await;
                 return self.give_up().await;
             }
@@ -436,6 +443,7 @@ impl Engine {
         let (Keep::Lease(lease), BlockId::Manifest(document), Some(Finish::List)) =
             (&self.job.keep, self.job.target, self.finish)
         else {
+            self.log.done();
             return Ok(());
         };
         let store = &self.context.store;
@@ -448,13 +456,16 @@ impl Engine {
                 .commit_fetched(lease.clone(), None, unix_now(Duration::ZERO))
                 .await;
         }
+        self.log.done();
         match (listed, self.job.storing) {
             (Ok(()), _) => self.context.providers.fetched(document),
             (Err(error), Storing::Required) => {
-                return Err(RetrieveError::List {
+                let error = RetrieveError::List {
                     document,
                     source: error,
-                });
+                };
+                self.log.failed(&error);
+                return Err(error);
             }
             (Err(error), Storing::BestEffort) => {
                 warn!(%document, %error, "a retrieved document cannot be listed here");

@@ -253,6 +253,7 @@ impl Engine {
                         == Verdict::Accepted
                     {
                         self.observe_arrival(index, block.id());
+                        self.log.took(peer, block.stored().bytes.len());
                         good.push((index, block));
                     }
                 }

@@ -71,6 +71,7 @@ impl Engine {
             Event::NeedProviders => self.search(),
             Event::Dropped { peer, reason } => {
                 self.clients.remove(&peer);
+                self.log.erred();
                 match reason {
                     DropReason::WrongBlock { .. } => self.context.peers.penalise(peer),
                     DropReason::Stalled => {
@@ -97,6 +98,7 @@ impl Engine {
     }
 
     pub(super) fn search(&mut self) {
+        self.log.begin();
         let providers = Arc::clone(&self.context.providers);
         let target = self.job.target;
         self.work.push(Box::pin(async move {
@@ -154,6 +156,7 @@ impl Engine {
             }
             Err(error) => {
                 debug!(%peer, %error, "a provider cannot be used");
+                self.log.erred();
                 let count = self
                     .connect_failures
                     .get(&peer)
