@@ -22,8 +22,10 @@ use crate::material::{self, FileMerge, MaterialError};
 
 /// How often files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a failed renewal rests.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
+/// A renewal rests at most this long, failed or not, so that a server that cannot issue is not asked all the time.
+const LONGEST_RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
+/// And at least this long.
+const SHORTEST_RENEWAL_PAUSE: Duration = Duration::from_secs(10);
 
 /// Size and time of a file; `None` where it is not there.
 type Stamp = Option<(SystemTime, u64)>;
@@ -111,27 +113,48 @@ impl TrustKeeper {
         let listener = Arc::clone(&changed);
         self.trust.on_change(move |_| listener.notify_one());
         loop {
-            tokio::select! {
+            let work: fn(&mut Self) = tokio::select! {
                 () = shutdown.cancelled() => break,
                 // A list from a peer is kept at once: the next moment may be a power cut.
-                () = changed.notified() => {
-                    self.keep_lists();
-                    continue;
-                }
-                _ = tick.tick() => {}
-            }
-            self.follow_settings();
-            self.look();
-            self.keep_lists();
-            self.report();
+                () = changed.notified() => Self::keep_lists,
+                _ = tick.tick() => Self::look_after_files,
+            };
+            let Some(keeper) = self.off_the_runtime(work).await else {
+                return;
+            };
+            self = keeper;
             if self.renewal_due() && tokio::time::Instant::now() >= self.next_renewal {
-                self.next_renewal = tokio::time::Instant::now() + RENEWAL_PAUSE;
+                self.next_renewal = tokio::time::Instant::now() + self.renewal_pause();
                 if shutdown.run_until_cancelled(self.renew()).await.is_none() {
                     break;
                 }
             }
         }
+        self.off_the_runtime(Self::keep_lists).await;
+    }
+
+    /// Reading, syncing and checking signatures take their time: not on a thread that serves everybody.
+    async fn off_the_runtime(mut self, work: fn(&mut Self)) -> Option<Self> {
+        let worked = tokio::task::spawn_blocking(move || {
+            work(&mut self);
+            self
+        });
+        match worked.await {
+            Ok(keeper) => Some(keeper),
+            Err(error) => {
+                tracing::error!(
+                    "certificates and revocation lists are no longer followed, restart the node: {error}"
+                );
+                None
+            }
+        }
+    }
+
+    fn look_after_files(&mut self) {
+        self.follow_settings();
+        self.look();
         self.keep_lists();
+        self.report();
     }
 
     /// A reload may name other files; a file that is new to us counts as changed.
@@ -263,30 +286,40 @@ impl TrustKeeper {
             })
     }
 
+    fn renewal_pause(&self) -> Duration {
+        let leaf = self.trust.leaf();
+        pause_of(leaf.map_or(Duration::ZERO, |leaf| {
+            leaf.facts().remaining(UnixTime::now())
+        }))
+    }
+
     async fn renew(&self) {
         let settings = Arc::clone(&self.settings.borrow());
-        let renewed = match &settings.network.security.issuer_dir {
-            Some(folder) => self.renew_here(folder, settings.network.security.issuer_leaf_lifetime),
-            None => self.renew_elsewhere(&settings).await,
+        let security = &settings.network.security;
+        let fresh = match &security.issuer_dir {
+            Some(folder) => {
+                let (trust, folder) = (self.trust.clone(), folder.clone());
+                let lifetime = security.issuer_leaf_lifetime;
+                blocking(move || issued_here(&trust, &folder, lifetime)).await
+            }
+            None => self.issued_elsewhere(&settings).await,
+        };
+        let path = self.leaf.path.clone();
+        let renewed = match fresh {
+            Ok(pem) => blocking(move || put_in_place(&path, &pem)).await,
+            Err(reason) => Err(reason),
         };
         match renewed {
             Ok(()) => tracing::info!("the node's certificate was renewed"),
             Err(reason) => {
-                tracing::warn!("the node's certificate nears its end and was not renewed: {reason}");
+                tracing::warn!(
+                    "the node's certificate nears its end and was not renewed: {reason}"
+                );
             }
         }
     }
 
-    fn renew_here(&self, folder: &Path, lifetime: Duration) -> Result<(), String> {
-        let leaf = self.trust.leaf().ok_or("the node has no certificate")?;
-        let companion = Some(self.trust.key().companion_key().public_key().to_vec());
-        let request = LeafRequest::renewal_of(&leaf, lifetime, companion);
-        let ca = CaFolder::new(folder, Some(self.trust.organization().clone()));
-        let fresh = ca.issue(&request).map_err(|error| error.to_string())?;
-        self.put_in_place(&fresh.to_pem())
-    }
-
-    async fn renew_elsewhere(&self, settings: &Settings) -> Result<(), String> {
+    async fn issued_elsewhere(&self, settings: &Settings) -> Result<String, String> {
         let servers = &settings.network.discovery.servers;
         let api = ServerApi::new(self.trust.clone(), TimeOuts::default())
             .map_err(|error| error.to_string())?;
@@ -298,23 +331,59 @@ impl TrustKeeper {
                 .parse()
                 .map_err(|error| format!("{server} is no URL: {error}"))?;
             match api.renew(&url, &settings.network.node_id).await {
-                Ok(answer) => return self.put_in_place(&answer.leaf_pem),
+                Ok(answer) => return Ok(answer.leaf_pem),
                 Err(error) => reason = error.to_string(),
             }
         }
         Err(reason)
     }
+}
 
-    /// The file is what the next look finds, and what the next start reads.
-    fn put_in_place(&self, pem: &str) -> Result<(), String> {
-        files::write_whole(&self.leaf.path, pem.as_bytes(), 0o644, Overwrite::Replace)
-            .map_err(|error| error.to_string())
-    }
+/// Several tries are left before a leaf ends, however short it lives.
+fn pause_of(remaining: Duration) -> Duration {
+    (remaining / 8).clamp(SHORTEST_RENEWAL_PAUSE, LONGEST_RENEWAL_PAUSE)
+}
+
+/// A leaf by this node's own issuer. Waits for the CA folder's lock.
+fn issued_here(trust: &Trust, folder: &Path, lifetime: Duration) -> Result<String, String> {
+    let leaf = trust.leaf().ok_or("the node has no certificate")?;
+    let companion = Some(trust.key().companion_key().public_key().to_vec());
+    let request = LeafRequest::renewal_of(&leaf, lifetime, companion);
+    let ca = CaFolder::new(folder, Some(trust.organization().clone()));
+    let fresh = ca.issue(&request).map_err(|error| error.to_string())?;
+    Ok(fresh.to_pem())
+}
+
+/// The file is what the next look finds, and what the next start reads.
+fn put_in_place(path: &Path, pem: &str) -> Result<(), String> {
+    files::write_whole(path, pem.as_bytes(), 0o644, Overwrite::Replace)
+        .map_err(|error| error.to_string())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| format!("it broke off: {error}"))?
 }
 
 fn told(outcome: Result<(), MaterialError>, what: &str, path: &Path) {
     match outcome {
         Ok(()) => tracing::info!("took the new {what} from {}", path.display()),
         Err(error) => tracing::warn!("the new {what} was not taken, the old one stays: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_rests_an_hour_at_most_and_leaves_a_short_lived_leaf_several_tries() {
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        assert_eq!(pause_of(minutes(30 * 24 * 60)), LONGEST_RENEWAL_PAUSE);
+        assert_eq!(pause_of(minutes(4)), Duration::from_secs(30));
+        assert_eq!(pause_of(Duration::ZERO), SHORTEST_RENEWAL_PAUSE);
     }
 }
