@@ -5,6 +5,7 @@
 //! then on the connection's own task moves the bytes. Members' connections are kept open by this
 //! handler, except relayed ones beside a direct one.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -159,13 +160,14 @@ impl Streams {
         self.acceptors.clone()
     }
 
-    /// Opens a stream on the best connection to `peer`.
+    /// Opens a stream on the best connection to `peer`: a direct one before a relayed one, and the newest, since an older
+    /// one may lead to an address that the peer has left.
     pub(crate) fn open(&mut self, peer: PeerId, protocol: &'static str, reply: Reply) {
         let request = OpenRequest::new(peer, protocol, reply);
         let best = self
             .connections
             .get(&peer)
-            .and_then(|all| all.iter().min_by_key(|c| (c.relayed, c.id)));
+            .and_then(|all| all.iter().min_by_key(|c| (c.relayed, Reverse(c.id))));
         let Some(connection) = best.map(|c| c.id) else {
             request.answer(Err(OpenStreamError::NotConnected(peer)));
             return;
