@@ -8,10 +8,15 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use warren_daemon::files;
 
-/// How long a node may take to answer the head of a request. Bodies are bounded by their own progress.
+/// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A transfer that moves nothing for this long is given up.
-const STALL_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long the whole answer to a plain question may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request that moves nothing for this long is given up. A node that verifies a large store, or fetches a large folder
+/// before its first byte, is silent for hours.
+const STALL_TIMEOUT: Duration = Duration::from_secs(12 * 3600);
+/// How often a silent connection is probed: a machine that has gone is noticed long before the stall time-out.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A node's management API and the token that opens it.
 pub(crate) struct ApiClient {
@@ -40,6 +45,7 @@ impl ApiClient {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(STALL_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE_INTERVAL)
             .no_proxy()
             .https_only(address.base.starts_with("https"));
         if let Some(path) = &address.ca_cert {
@@ -69,7 +75,8 @@ impl ApiClient {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let response = self.send(self.request(Method::GET, path)).await?;
+        let request = self.request(Method::GET, path).timeout(ANSWER_TIMEOUT);
+        let response = self.send(request).await?;
         response.json().await.with_context(|| {
             format!("the node's answer to GET {path} is not what this version expects")
         })
@@ -79,6 +86,7 @@ impl ApiClient {
     pub(crate) async fn probe(&self, path: &str) -> anyhow::Result<(bool, String)> {
         let response = self
             .request(Method::GET, path)
+            .timeout(ANSWER_TIMEOUT)
             .send()
             .await
             .map_err(|error| self.explain(&error))?;

@@ -47,7 +47,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Start(args) => return start::run(&args, &global),
         Command::Version => version(format)?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "warren", &mut std::io::stdout());
+            // The generator panics where its output ends early, as in `warren completions bash | head`.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "warren", &mut script);
+            print_line(&String::from_utf8_lossy(&script))?;
         }
         online => return asking(&global, async |client| ask(client, online, format).await),
     }

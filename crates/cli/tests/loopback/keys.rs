@@ -149,3 +149,17 @@ fn given_a_shell_when_completions_are_asked_for_then_bash_takes_them() {
 
     assert!(registered.contains("warren"), "{registered}");
 }
+
+#[test]
+fn given_a_reader_that_has_gone_when_completions_are_printed_then_it_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "-c".into(),
+        r#""$0" completions bash | true; echo "${PIPESTATUS[0]}""#.into(),
+        crate::support::binary(),
+    ];
+
+    let code = crate::support::tool("bash", folder.path(), arguments).ok();
+
+    assert_eq!(code.trim(), "0");
+}
