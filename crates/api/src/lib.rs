@@ -112,7 +112,11 @@ async fn admit(guard: &Guard, client: ClientIdentity, request: Request, next: Ne
     let changes = !matches!(head.method, Method::GET | Method::HEAD);
     if changes {
         // The audit trail of who changed what; bodies may hold secrets and are left out.
-        tracing::info!(method = %head.method, path = head.uri.path(), client = ?client, "management request");
+        let by = match client {
+            ClientIdentity::Admin => "certificate",
+            ClientIdentity::Anonymous => "token",
+        };
+        tracing::info!(method = %head.method, path = head.uri.path(), by, "management request");
     }
     let mut response = next.run(Request::from_parts(head, body)).await;
     let headers = response.headers_mut();
