@@ -11,11 +11,13 @@ use tokio::io::AsyncWriteExt as _;
 use transfer_support::{
     Node, Reader, answer_with, block_frame, flipped, frame, next_request, noise, read_all,
 };
+use warren_content::core::block::Encoder;
 use warren_content::core::fetch::FetchLimits;
+use warren_content::core::manifest::{ChunkRef, FileBuilder};
 use warren_content::core::wire::Response;
 use warren_content::retrieve::RetrieveError;
 use warren_content::store::PutOptions;
-use warren_content::{BlockId, UnixMillis};
+use warren_content::{BlockId, ChunkId, UnixMillis};
 use warren_telemetry::SourceType;
 
 const MIB: usize = 1024 * 1024;
@@ -597,4 +599,37 @@ async fn given_a_reader_that_goes_away_when_the_node_shuts_down_then_nothing_is_
         .unwrap();
     let error = reader.retriever.open(document, None).await.unwrap_err();
     assert!(matches!(error, RetrieveError::Stopped), "{error}");
+}
+
+#[tokio::test]
+async fn given_a_manifest_that_lies_about_a_chunks_size_when_read_then_it_is_refused_as_malformed()
+{
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let content = noise("lying size", 1000);
+    for claimed in [999, 1001] {
+        let id = ChunkId::of(&content);
+        let mut builder = FileBuilder::new();
+        builder.push(ChunkRef { id, size: claimed }).unwrap();
+        let manifest = builder.finish().unwrap().pop().unwrap();
+        let lease = holder
+            .store
+            .begin_retrieval(manifest.id, UnixMillis(u64::MAX))
+            .await
+            .unwrap();
+        for (id, bytes) in [
+            (BlockId::from(id), content.clone().into()),
+            (manifest.id.into(), manifest.bytes),
+        ] {
+            let block = Encoder::new().encode(&bytes).verify(id).unwrap();
+            holder.store.insert_block(&lease, block).await.unwrap();
+        }
+        reader.network.add_node(&holder);
+
+        let read = reader.read(manifest.id).await.map(|content| content.len());
+
+        assert!(
+            matches!(read, Err(RetrieveError::Malformed { .. })),
+            "{claimed}: {read:?}"
+        );
+    }
 }

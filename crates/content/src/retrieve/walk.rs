@@ -96,7 +96,8 @@ enum Reader {
 /// A block that was wanted and not had yet, in order.
 enum Pending {
     Part(Link, u64),
-    Chunk(Range<usize>),
+    /// With its size and what of it lies in the range.
+    Chunk(u32, Range<usize>),
 }
 
 /// Walks the chunks of a file (or a tree of them) that overlap a range.
@@ -170,10 +171,10 @@ impl FileWalk {
                     self.part_pending = false;
                     self.add_chunks(&decode_link(self.document, &link, &got)?, offset);
                 }
-                Pending::Chunk(take) => {
+                Pending::Chunk(size, take) => {
                     let content = got.content.unwrap_or_default();
                     // A chunk of another size than its manifest says is the manifest's lie, not the peer's.
-                    if content.len() < take.end {
+                    if content.len() != size as usize {
                         return Err(RetrieveError::malformed(self.document));
                     }
                     if out.send(Ok(content.slice(take))).await.is_err() {
@@ -212,7 +213,7 @@ impl FileWalk {
                     need: Need::Content,
                 });
                 self.pending
-                    .push_back(Pending::Chunk(self.overlap(offset, chunk.size)));
+                    .push_back(Pending::Chunk(chunk.size, self.overlap(offset, chunk.size)));
             }
         }
         batch
