@@ -160,7 +160,7 @@ pub(crate) struct InitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
-    /// Discovery server, such as https://discovery.acme.com:8081
+    /// Discovery server, such as `https://discovery.acme.com:8081`
     pub(crate) url: String,
     /// Folder to write the key, the certificates and warren.yaml to
     #[arg(long, value_name = "DIR", default_value = "/etc/warren")]

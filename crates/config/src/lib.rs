@@ -1,12 +1,12 @@
 //! From YAML, environment and flags to valid settings.
 //!
 //! The crate owns the one table of keys ([`KEYS`]) and everything that follows from it: reading files with every problem named at
-//! once by file, line, column and key ([`load`]), layers and merging, `${VAR}`, `config show` ([`Loaded::effective`]), the JSON
-//! Schema ([`schema`]), the documentation's table ([`docs_table`]), what a reload may change ([`diff`]), and the file of
+//! once by file, line, column and key ([`load()`]), layers and merging, `${VAR}`, `config show` ([`Loaded::effective`]), the JSON
+//! Schema ([`schema()`]), the documentation's table ([`docs_table`]), what a reload may change ([`diff`]), and the file of
 //! `warren init` ([`Template`]). It is pure: files come through a function, the environment as a map. It never looks
 //! whether a path exists, never opens a socket and never decides what a role does.
 //!
-//! Start reading at [`load`], then `table`, then `kind`. Sections of planes that are not built are in `planes`.
+//! Start reading at [`load()`], then `table`, then `kind`. Sections of planes that are not built are in `planes`.
 
 mod assemble;
 mod check;

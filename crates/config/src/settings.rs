@@ -1,7 +1,7 @@
 //! What the rest of Warren is given: plain structs, valid by construction.
 //!
 //! The field names follow the key paths (`network.libp2p.mdns.interval` is `settings.network.libp2p.mdns.interval`). What each
-//! key means, its default and the reason for it stand in [`crate::KEYS`]; they are not repeated here. Only [`crate::load`]
+//! key means, its default and the reason for it stand in [`crate::KEYS`]; they are not repeated here. Only [`crate::load()`]
 //! makes a [`Settings`], so a value that exists has passed every check.
 
 use std::collections::BTreeSet;
