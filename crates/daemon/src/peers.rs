@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use lru::LruCache;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use warren_content::retrieve::{Connector, Providers};
@@ -33,6 +34,8 @@ const HAVE_TIMEOUT: Duration = Duration::from_secs(3);
 const HAVE_GRACE: Duration = Duration::from_millis(150);
 /// A bulk port that could not be reached is left alone for this long; the mesh stream serves meanwhile.
 const BULK_PAUSE: Duration = Duration::from_secs(60);
+/// All addresses of a bulk port together may take this long, so that time is left for a stream: filtered addresses are silent.
+const BULK_TIMEOUT: Duration = Duration::from_secs(8);
 /// Peers whose bulk port is remembered as unreachable.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(1024).expect("1024 is not zero");
 /// Documents announced and withdrawn that wait for the routing table; the oldest wait longest, none is lost but at the
@@ -186,7 +189,7 @@ impl MeshPeers {
 
     async fn reach(&self, peer: PeerId) -> Result<Link, ConnectError> {
         let info = self.connected(peer).await?;
-        if let Some(link) = self.reach_bulk_port(&info).await? {
+        if let Some(link) = self.reach_bulk_port(&info).await {
             return Ok(link);
         }
         self.reach_by_stream(&info).await
@@ -229,7 +232,7 @@ impl MeshPeers {
     }
 
     /// `None` where the port is not announced or does not answer.
-    async fn reach_bulk_port(&self, info: &PeerInfo) -> Result<Option<Link>, ConnectError> {
+    async fn reach_bulk_port(&self, info: &PeerInfo) -> Option<Link> {
         let peer = info.peer_id;
         let now = Instant::now();
         let paused = {
@@ -243,20 +246,20 @@ impl MeshPeers {
         };
         let addresses = bulk_addresses(info);
         if paused || addresses.is_empty() {
-            return Ok(None);
+            return None;
         }
-        match self.dialer.dial(peer, &addresses).await {
-            Ok(link) => Ok(Some(link)),
-            Err(refused @ ConnectError::Refused { .. }) => Err(refused),
-            Err(error) => {
-                tracing::debug!(%peer, "blocks take a mesh stream: {error}");
-                self.unreachable
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .put(peer, now);
-                Ok(None)
-            }
-        }
+        let failure = match timeout(BULK_TIMEOUT, self.dialer.dial(peer, &addresses)).await {
+            Ok(Ok(link)) => return Some(link),
+            // Somebody else may have that address where we are: the mesh connection has proven who the peer is.
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("none of {} addresses answered in time", addresses.len()),
+        };
+        tracing::debug!(%peer, "blocks take a mesh stream: {failure}");
+        self.unreachable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(peer, now);
+        None
     }
 
     async fn reach_by_stream(&self, info: &PeerInfo) -> Result<Link, ConnectError> {
