@@ -7,6 +7,7 @@
 
 mod error;
 pub mod guard;
+mod metrics;
 mod range;
 mod routes;
 pub mod serve;
@@ -32,6 +33,7 @@ pub use routes::network::total_traffic;
 pub use state::{ApiState, Control, ControlFuture, Held, NodeFacts};
 
 use crate::guard::{ClientIdentity, Guard};
+use crate::metrics::Refusals;
 use crate::routes::health::Monitored;
 
 /// Where the API describes itself.
@@ -53,6 +55,7 @@ async fn openapi(document: Extension<Arc<OpenApi>>) -> Json<OpenApi> {
 
 /// The whole API behind its guard.
 pub fn router(state: ApiState, guard: Guard) -> Router {
+    let refusals = Refusals::register(&state.metrics);
     let (routes, description) = described(state);
     let guard = Arc::new(guard);
     routes
@@ -64,8 +67,8 @@ pub fn router(state: ApiState, guard: Guard) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(
             move |client: Extension<ClientIdentity>, request: Request, next: Next| {
-                let guard = Arc::clone(&guard);
-                async move { admit(&guard, client.0, request, next).await }
+                let (guard, refusals) = (Arc::clone(&guard), refusals.clone());
+                async move { admit(&guard, &refusals, client.0, request, next).await }
             },
         ))
 }
@@ -104,9 +107,16 @@ fn complete(paths: OpenApi) -> OpenApi {
     description
 }
 
-async fn admit(guard: &Guard, client: ClientIdentity, request: Request, next: Next) -> Response {
+async fn admit(
+    guard: &Guard,
+    refusals: &Refusals,
+    client: ClientIdentity,
+    request: Request,
+    next: Next,
+) -> Response {
     let (head, body) = request.into_parts();
     if let Err(refusal) = guard.check(&head, client) {
+        refusals.count(refusal.code());
         return refusal.into_response();
     }
     let changes = !matches!(head.method, Method::GET | Method::HEAD);

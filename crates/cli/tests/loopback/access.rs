@@ -69,6 +69,30 @@ fn given_the_host_of_somebody_else_when_called_with_the_token_then_it_is_refused
 }
 
 #[test]
+fn given_refused_requests_when_the_metrics_are_read_then_each_is_counted_by_its_reason() {
+    let (_organization, node) = one_node();
+    let status = |host: Option<&str>, origin: Option<&str>| {
+        let mut request = Request::new(node.api(), "GET", "/api/v1/status");
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().status
+    };
+    assert_eq!(status(None, None), 401);
+    assert_eq!(status(Some("evil.example"), None), 421);
+    assert_eq!(status(None, Some("http://evil.example")), 403);
+
+    let metrics = Request::new(node.api(), "GET", "/metrics").send().text();
+    for code in ["unauthorized", "wrong_host", "foreign_origin"] {
+        let line = format!("warren_api_requests_refused_total{{code=\"{code}\"}} 1");
+        assert!(metrics.contains(&line), "no {line}");
+    }
+}
+
+#[test]
 fn given_a_page_of_another_origin_when_it_calls_as_a_browser_does_then_it_is_refused() {
     let (_organization, node) = one_node();
 
