@@ -96,10 +96,18 @@ impl Guard {
         {
             return Ok(());
         }
+        let message = match head.headers.contains_key(header::AUTHORIZATION) {
+            true => {
+                "the token that was sent is not this node's: its own stands in admin.token in its storage folder"
+            }
+            false => {
+                "send the admin token as `Authorization: Bearer …`: it stands in admin.token in the node's storage folder"
+            }
+        };
         Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "send the admin token as `Authorization: Bearer …`: it stands in admin.token in the node's storage folder",
+            message,
         ))
     }
 

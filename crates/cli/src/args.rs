@@ -35,9 +35,9 @@ pub(crate) struct Global {
     )]
     pub(crate) config: Vec<PathBuf>,
     /// Management API to talk to instead of the one the configuration names
-    #[arg(long, global = true, value_name = "URL", requires = "token_file")]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) api: Option<String>,
-    /// File that holds the admin token; with `join`, the one-time token
+    /// File that holds the admin token, instead of the one the configuration names; with `join`, the one-time token
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Print machine-readable JSON

@@ -262,6 +262,13 @@ impl CaFolder {
     }
 
     fn lock(&self) -> Result<File, FileError> {
+        if !self.folder.is_dir() {
+            return Err(FileError::Missing {
+                what: "the CA's folder",
+                path: self.folder.clone(),
+                hint: "name the one that `warren ca init` made".to_owned(),
+            });
+        }
         let path = self.folder.join(LOCK);
         let cannot = |source| FileError::Io {
             action: "lock",

@@ -37,6 +37,14 @@ pub enum FileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The file is another user's.
+    #[error("{what} {} is not yours to read: run this as the user that the node runs as (with `sudo`, say)", path.display())]
+    Denied {
+        /// What the file is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is larger than such a file can be.
     #[error("{what} {} has {bytes} bytes, more than such a file can have: is it the right one?", path.display())]
     TooLarge {
@@ -105,6 +113,10 @@ fn open(what: &'static str, path: &Path, hint: &str) -> Result<File, FileError> 
             what,
             path: path.to_owned(),
             hint: hint.to_owned(),
+        },
+        io::ErrorKind::PermissionDenied => FileError::Denied {
+            what,
+            path: path.to_owned(),
         },
         _ => FileError::io("read", path, source),
     })

@@ -254,14 +254,17 @@ impl TrustKeeper {
     fn report(&self) {
         let now = UnixTime::now();
         let revocations = self.trust.revocations();
-        let expired = self
-            .trust
-            .own_member()
-            .is_none_or(|member| member.not_after.as_secs() < now.as_secs());
-        if expired {
-            self.health.failing(
-                "the node's certificate has ended: issue a new one with `warren ca issue`",
-            );
+        let standing = match self.trust.own_member() {
+            Some(member) => self
+                .trust
+                .recheck(&member, now)
+                .map_err(|refusal| refusal.to_string()),
+            None => Err("the node has none".to_owned()),
+        };
+        if let Err(reason) = standing {
+            self.health.failing(format!(
+                "the node's certificate admits it nowhere: {reason}; `warren ca issue` makes another, for a new key if this one was revoked"
+            ));
         } else if revocations.stale(now).next().is_some() {
             self.health.degraded(
                 "a revocation list is past its next update: sign a fresh one with `warren ca crl`",

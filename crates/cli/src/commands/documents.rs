@@ -1,6 +1,5 @@
 //! `warren put`, `get`, `ls`, `stat`, `rm` and `store`: documents on a running node.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -75,7 +74,7 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
     for skipped in &stored.skipped {
         eprintln!("warren: left out {skipped}: only files and folders can be put");
     }
-    if std::io::stderr().is_terminal() {
+    if format == Format::Text {
         eprintln!(
             "stored {}; every member of the organisation may read it until access control is built",
             output::bytes(stored.size)
@@ -128,7 +127,9 @@ async fn receive_to_stdout(response: Response, bar: &ProgressBar) -> anyhow::Res
     let mut stdout = tokio::io::stdout();
     let mut stream = response.bytes_stream();
     while let Some(piece) = stream.next().await {
-        let piece = piece.context("the document broke off; what was printed is not whole")?;
+        let piece = piece.context(
+            "the document broke off and what was printed is not whole; the node's log says why",
+        )?;
         if let Err(error) = stdout.write_all(&piece).await {
             // The reader has had enough, as in `warren get … | head`.
             return if error.kind() == std::io::ErrorKind::BrokenPipe {
@@ -172,7 +173,7 @@ async fn receive_file(
     while let Some(piece) = stream.next().await {
         let piece = piece.with_context(|| {
             format!(
-                "the document broke off; {} was not written",
+                "the document broke off and {} was not written; the node's log says why, and what came is kept: try again",
                 target.display()
             )
         })?;

@@ -97,18 +97,20 @@ fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 /// The API that `--api` names, else the one of the configured node.
 fn api_client(global: &Global) -> anyhow::Result<ApiClient> {
     if let Some(base) = &global.api {
+        let settings = match global.config.is_empty() {
+            true => None,
+            false => Some(load_config(global)?.settings),
+        };
+        let configured = settings.as_ref().map(|settings| &settings.api.token_file);
         let token_file = global
             .token_file
-            .clone()
-            .context("--api needs --token-file")?;
-        let ca_cert = match global.config.is_empty() {
-            true => None,
-            false => Some(load_config(global)?.settings.network.security.ca_cert),
-        };
+            .as_ref()
+            .or(configured)
+            .context("--api says where the node is, and what opens it is missing: add --token-file FILE, or --config FILE of that node")?;
         return ApiClient::new(ApiAddress {
             base: base.clone(),
-            token_file,
-            ca_cert,
+            token_file: token_file.clone(),
+            ca_cert: settings.map(|settings| settings.network.security.ca_cert),
         });
     }
     let settings = load_config(global)?.settings;

@@ -10,7 +10,7 @@ pub(super) const DISCOVERY: &[Key] = &[
     key(
         "discovery.server.listen_address",
         Kind::Socket,
-        Value("0.0.0.0:8443"),
+        Value("0.0.0.0:8081"),
         "a server is there for others; 8080 is the management API's",
         "TCP address of the discovery server (HTTPS).",
     ),
