@@ -427,6 +427,55 @@ async fn given_a_quota_when_a_put_would_pass_it_then_it_is_refused_and_removal_m
     assert_eq!(read(&store, id).unwrap(), large);
 }
 
+const SMALL_QUOTA: StoreOptions = StoreOptions {
+    max_bytes: Some(16 * 1024 * 1024),
+};
+
+/// Content that no store of [`SMALL_QUOTA`] holds, and its refusal.
+async fn put_over_quota(store: &Store) {
+    let error = store
+        .put(&noise("over", 60_000_000)[..], titled("over"), &key())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, PutError::Store(StoreError::Quota { .. })),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn given_a_put_refused_by_the_quota_when_collected_then_its_space_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    put_over_quota(&store).await;
+    let report = store.gc(NOW).await.unwrap();
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.blocks, usage.stored_bytes), (0, 0), "{report:?}");
+    put(&store, &noise("fits", 5_000_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn given_a_put_refused_by_the_quota_when_reopened_then_its_space_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    put_over_quota(&store).await;
+    drop(store);
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    let usage = store.usage().unwrap();
+    assert_eq!((usage.blocks, usage.stored_bytes), (0, 0));
+    put(&store, &noise("fits", 5_000_000)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn given_a_put_refused_by_the_quota_when_another_fits_then_it_is_taken_without_a_collection() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    put_over_quota(&store).await;
+    let content = noise("fits", 5_000_000);
+    let id = put(&store, &content).await;
+    assert_eq!(read(&store, id).unwrap(), content);
+}
+
 #[tokio::test]
 async fn given_a_flipped_bit_when_read_then_it_is_noticed_set_aside_and_repaired() {
     let folder = tempfile::tempdir().unwrap();
