@@ -248,6 +248,20 @@ fn read_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Whether `text` can be a `network.node_id`: so that no certificate is made for a name that the configuration beside
+/// it would be refused for.
+///
+/// # Errors
+/// What a name may be, for people.
+pub fn check_node_id(text: &str) -> Result<(), BadNodeId> {
+    read_name(text).map(|_| ()).map_err(BadNodeId)
+}
+
+/// Not a `network.node_id`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadNodeId(String);
+
 fn read_name(text: &str) -> Result<String, String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {

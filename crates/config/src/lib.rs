@@ -27,7 +27,7 @@ mod template;
 mod value;
 mod yaml;
 
-pub use kind::Kind;
+pub use kind::{BadNodeId, Kind, check_node_id};
 pub use load::{Flag, Inputs, Loaded, load};
 pub use multiaddr::{Multiaddr, PeerId};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems};

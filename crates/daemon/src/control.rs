@@ -152,6 +152,8 @@ impl DaemonControl {
         }
         let bad =
             |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_grant", message);
+        // The machine that joins will carry the name in its configuration.
+        warren_config::check_node_id(&request.name).map_err(|error| bad(error.to_string()))?;
         let ca = self.own_ca().ok_or_else(|| {
             ApiError::internal("the node's certificate is of none of the CA certificates it has")
         })?;
@@ -166,7 +168,7 @@ impl DaemonControl {
         let grant = JoinGrant {
             token_hash: token.secret().token_hash(),
             name: request.name,
-            capabilities: Capabilities::parse(&request.capabilities)
+            capabilities: Capabilities::parse_known(&request.capabilities)
                 .map_err(|error| bad(error.to_string()))?,
             dns: request.dns,
             ip: ip.collect::<Result<_, _>>()?,

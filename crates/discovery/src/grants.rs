@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use warren_identity::join::JoinGrant;
+use warren_identity::{IssueError, join::JoinGrant};
 
 use crate::{
     core::{
@@ -20,9 +20,9 @@ pub enum CreateGrantError {
     /// It would end in the past, or stay open too long.
     #[error("a join token must end between now and {} days from now", MAX_TOKEN_LIFETIME.as_secs() / 86_400)]
     BadLifetime,
-    /// The leaf's name cannot be.
-    #[error("`{0}` is no name for a node: use 1 to 64 printable characters")]
-    BadName(String),
+    /// No CA would sign what it grants.
+    #[error(transparent)]
+    Terms(#[from] IssueError),
     /// See [`EngineError`].
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -50,12 +50,7 @@ impl Grants {
         if grant.expires_at_unix_s <= now.as_secs() || grant.expires_at_unix_s > latest {
             return Err(CreateGrantError::BadLifetime);
         }
-        let characters = grant.name.chars().count();
-        if characters == 0 || characters > 64 || grant.name.chars().any(char::is_control) {
-            return Err(CreateGrantError::BadName(
-                grant.name.chars().take(80).collect(),
-            ));
-        }
+        grant.check_terms()?;
         Ok(self.registry.create_grant(grant, now).await?)
     }
 

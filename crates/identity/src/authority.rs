@@ -420,15 +420,7 @@ impl CertificateAuthority {
         request: &LeafRequest,
         now: UnixTime,
     ) -> Result<CertificateParams, IssueError> {
-        check_name(&request.name)?;
-        if request.dns.len() + request.ip.len() > MAX_NAMES {
-            return Err(IssueError::TooManyNames(
-                request.dns.len() + request.ip.len(),
-            ));
-        }
-        if request.validity.as_secs() == 0 || request.validity > MAX_LEAF_VALIDITY {
-            return Err(IssueError::BadValidity(request.validity.as_secs()));
-        }
+        LeafTerms::of(request).check()?;
         let ca = self.roots.certificates()[0].facts();
         if now.as_secs() > ca.not_after.as_secs() || now.as_secs() < ca.not_before.as_secs() {
             return Err(IssueError::AuthorityExpired);
@@ -442,7 +434,6 @@ impl CertificateAuthority {
             spiffe.to_string().try_into().map_err(sign_error)?,
         )];
         for dns in &request.dns {
-            check_dns_name(dns, request.wildcards)?;
             names.push(SanType::DnsName(
                 dns.as_str().try_into().map_err(sign_error)?,
             ));
@@ -594,6 +585,42 @@ fn ca_common_name(organization: &OrganizationId) -> String {
     const SUFFIX: &str = " Warren CA";
     let org = organization.as_str();
     format!("{}{SUFFIX}", &org[..org.len().min(64 - SUFFIX.len())])
+}
+
+/// What a leaf will say, before it is known for which key and when.
+pub(crate) struct LeafTerms<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) dns: &'a [String],
+    pub(crate) ip: &'a [IpAddr],
+    pub(crate) validity: Duration,
+    pub(crate) wildcards: WildcardNames,
+}
+
+impl<'a> LeafTerms<'a> {
+    fn of(request: &'a LeafRequest) -> Self {
+        Self {
+            name: &request.name,
+            dns: &request.dns,
+            ip: &request.ip,
+            validity: request.validity,
+            wildcards: request.wildcards,
+        }
+    }
+
+    /// Whether a CA would sign this.
+    pub(crate) fn check(&self) -> Result<(), IssueError> {
+        check_name(self.name)?;
+        let names = self.dns.len() + self.ip.len();
+        if names > MAX_NAMES {
+            return Err(IssueError::TooManyNames(names));
+        }
+        if self.validity.as_secs() == 0 || self.validity > MAX_LEAF_VALIDITY {
+            return Err(IssueError::BadValidity(self.validity.as_secs()));
+        }
+        self.dns
+            .iter()
+            .try_for_each(|dns| check_dns_name(dns, self.wildcards))
+    }
 }
 
 fn check_name(name: &str) -> Result<(), IssueError> {

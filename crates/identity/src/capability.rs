@@ -75,6 +75,14 @@ pub enum CapabilityError {
         "`{0}` names no prefix: write route:ADDRESS/LENGTH with no bits beyond the length, e.g. route:192.168.4.0/24"
     )]
     BadRoute(String),
+    /// Where a capability is granted: a name that this version does not know, so most likely a slip.
+    #[error("`{name}` is no capability this version knows: {}known are {}, route:PREFIX", suggestion(*nearest), NAMED.map(|(name, _)| name).join(", "))]
+    Unknown {
+        /// What was asked for, at most 80 characters of it.
+        name: String,
+        /// The known name that was probably meant.
+        nearest: Option<&'static str>,
+    },
     /// More than a leaf may carry.
     #[error("{0} capabilities are too many for one leaf, which carries at most {MAX_CAPABILITIES}")]
     TooMany(usize),
@@ -96,6 +104,46 @@ const NAMED: [(&str, Capability); 14] = [
     ("admin", Capability::Admin),
     ("acl:write", Capability::AclWrite),
 ];
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest.map_or_else(String::new, |name| format!("did you mean `{name}`? "))
+}
+
+/// The known name that `text` is a slip of the finger away from.
+fn nearest(text: &str) -> Option<&'static str> {
+    let text: String = text
+        .chars()
+        .take(MAX_CAPABILITY_BYTES)
+        .flat_map(char::to_lowercase)
+        .collect();
+    let allowed = (text.chars().count() / 3).clamp(1, 3);
+    Capability::names()
+        .map(|name| (strsim::damerau_levenshtein(&text, name), name))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, name)| name)
+}
+
+impl Capability {
+    /// The names this version knows, besides `route:PREFIX`.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMED.iter().map(|(name, _)| *name)
+    }
+
+    /// Parses a name that is about to be granted. Unlike [`FromStr`], which reads leaves of later versions too, it
+    /// takes no name that would grant nothing.
+    fn parse_known(text: &str) -> Result<Self, CapabilityError> {
+        match text.parse() {
+            Ok(Self::Other(_)) | Err(CapabilityError::BadName(_)) => {
+                Err(CapabilityError::Unknown {
+                    name: text.chars().take(80).collect(),
+                    nearest: nearest(text),
+                })
+            }
+            parsed => parsed,
+        }
+    }
+}
 
 impl FromStr for Capability {
     type Err = CapabilityError;
@@ -178,7 +226,7 @@ impl Capabilities {
         Self::default()
     }
 
-    /// Parses names as they come from a command line or a file.
+    /// Parses names as they stand in a leaf or a file, unknown ones included.
     ///
     /// # Errors
     /// The first name that is none.
@@ -188,6 +236,20 @@ impl Capabilities {
         let parsed = names
             .into_iter()
             .map(|name| name.as_ref().parse())
+            .collect::<Result<Vec<_>, _>>()?;
+        Self::new(parsed)
+    }
+
+    /// Parses names that are about to be granted, on a command line or through the API.
+    ///
+    /// # Errors
+    /// The first name that is none, or none that this version knows; [`CapabilityError::TooMany`] above 64.
+    pub fn parse_known<S: AsRef<str>>(
+        names: impl IntoIterator<Item = S>,
+    ) -> Result<Self, CapabilityError> {
+        let parsed = names
+            .into_iter()
+            .map(|name| Capability::parse_known(name.as_ref()))
             .collect::<Result<Vec<_>, _>>()?;
         Self::new(parsed)
     }
@@ -261,6 +323,21 @@ mod tests {
         let set = Capabilities::parse(["quantum", "storage2"]).unwrap();
         assert_eq!(set.to_string(), "quantum, storage2");
         assert!(NAMED.iter().all(|(_, known)| !set.allows(known)));
+    }
+
+    #[test]
+    fn given_an_unknown_name_when_it_would_be_granted_then_it_is_refused_with_what_was_meant() {
+        for (name, nearest) in [
+            ("storge", Some("storage")),
+            ("Relay", Some("relay")),
+            ("bogus", None),
+        ] {
+            let refused = Capabilities::parse_known(["search", name]);
+            let name = name.to_owned();
+            assert_eq!(refused, Err(CapabilityError::Unknown { name, nearest }));
+        }
+        let known = ["acl:write", "route:10.0.0.0/8"];
+        assert_eq!(Capabilities::parse_known(known), Capabilities::parse(known));
     }
 
     #[test]

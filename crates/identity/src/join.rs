@@ -20,7 +20,9 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::authority::{CertificateAuthority, IssueError, LeafRequest, Serial, WildcardNames};
+use crate::authority::{
+    CertificateAuthority, IssueError, LeafRequest, LeafTerms, Serial, WildcardNames,
+};
 use crate::capability::Capabilities;
 use crate::certificate::{Leaf, LeafError};
 use crate::csr::{Csr, CsrError};
@@ -272,6 +274,9 @@ fn checksum(body: &[u8]) -> [u8; 4] {
     [hash[0], hash[1], hash[2], hash[3]]
 }
 
+/// Whoever made the grant was asked.
+const GRANTED_WILDCARDS: WildcardNames = WildcardNames::Allow;
+
 /// What a token entitles to, as the issuer keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinGrant {
@@ -382,6 +387,22 @@ pub struct Issuer<'a> {
 }
 
 impl JoinGrant {
+    /// Whether a leaf with these names and this validity would be signed, so that a grant that no machine could redeem
+    /// is refused to whoever makes it.
+    ///
+    /// # Errors
+    /// The [`IssueError`] that [`issue`](Self::issue) would end with.
+    pub fn check_terms(&self) -> Result<(), IssueError> {
+        let terms = LeafTerms {
+            name: &self.name,
+            dns: &self.dns,
+            ip: &self.ip,
+            validity: Duration::from_secs(self.validity_s),
+            wildcards: GRANTED_WILDCARDS,
+        };
+        terms.check()
+    }
+
     /// Checks secret, time and signing request without issuing anything, and returns what would be certified. Do this
     /// first, then consume the grant, then [issue](Self::issue): so a damaged request does not use the token up.
     ///
@@ -407,8 +428,7 @@ impl JoinGrant {
             capabilities: self.capabilities.clone(),
             validity: Duration::from_secs(self.validity_s),
             companion_key: csr.companion_key().map(<[u8]>::to_vec),
-            // Whoever made the grant was asked.
-            wildcards: WildcardNames::Allow,
+            wildcards: GRANTED_WILDCARDS,
         }
     }
 

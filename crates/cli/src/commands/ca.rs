@@ -94,7 +94,7 @@ fn issue(args: &IssueArgs, format: Format) -> anyhow::Result<()> {
         name: args.name.clone(),
         dns: args.dns.clone(),
         ip: args.ip.clone(),
-        capabilities: Capabilities::parse(&args.capability)?,
+        capabilities: Capabilities::parse_known(&args.capability)?,
         validity: Duration::from_secs(u64::from(args.days) * DAY_S),
         companion_key,
         wildcards: if args.allow_wildcard {
