@@ -255,7 +255,8 @@ pub(crate) struct IssueArgs {
     /// How long the certificate is valid
     #[arg(long, default_value_t = 365)]
     pub(crate) days: u32,
-    /// Capability to grant; may be given again
+    /// Capability to grant; may be given again: storage, search, federation, discovery, coordinator, director, worker,
+    /// hub, edge, relay, exit, gateway, admin, acl:write, route:PREFIX
     #[arg(long, value_name = "NAME")]
     pub(crate) capability: Vec<String>,
     /// Organisation, where the CA certificate does not name it
@@ -277,8 +278,9 @@ pub(crate) struct TokenArgs {
     /// Name of the new node
     #[arg(long)]
     pub(crate) name: String,
-    /// Capability to grant; may be given again
-    #[arg(long, value_name = "NAME")]
+    /// Capability to grant; may be given again: storage, search, federation, discovery, coordinator, director, worker,
+    /// hub, edge, relay, exit, gateway, admin, acl:write, route:PREFIX
+    #[arg(long, value_name = "NAME", default_value = "storage")]
     pub(crate) capability: Vec<String>,
     /// DNS name the node will serve; may be given again
     #[arg(long, value_name = "NAME")]

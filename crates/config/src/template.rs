@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::settings::Role;
+
 /// What a first configuration says.
 #[derive(Debug, Clone)]
 pub struct Template<'a> {
@@ -20,7 +22,9 @@ pub struct Template<'a> {
     pub ca_cert: &'a Path,
     /// The newest revocation list, where one is kept up to date on this machine.
     pub crl: Option<&'a Path>,
-    /// The CA's folder where this node signs for machines that join; adds the roles `discovery`, `relay` and `issuer`.
+    /// What the node does; the list must not be empty. With [`Role::Discovery`], the section of that server follows.
+    pub roles: &'a [Role],
+    /// The CA's folder, where this node signs for machines that join: for [`Role::Issuer`].
     pub issuer_dir: Option<&'a Path>,
     /// Discovery servers to join through.
     pub discovery_servers: &'a [&'a str],
@@ -38,18 +42,23 @@ impl Template<'_> {
             || "  # region: us-west\n".to_owned(),
             |r| format!("  region: {}\n", quote(r)),
         );
-        let (roles, issuer) = match self.issuer_dir {
-            Some(dir) => (
-                "storage, discovery, relay, issuer",
-                format!("    issuer_dir: {}\n", path(dir)),
-            ),
-            None => ("storage", String::new()),
-        };
-        let server = self.issuer_dir.map_or_else(String::new, |_| {
-            "\n# Where machines join (`warren ca token` here, `warren join https://THIS-HOST:8081` there):\n\
-             discovery:\n  server:\n    listen_address: 0.0.0.0:8081\n"
-                .to_owned()
+        let roles: Vec<&str> = self.roles.iter().map(|role| role.as_str()).collect();
+        let roles = roles.join(", ");
+        let issuer = self.issuer_dir.map_or_else(String::new, |dir| {
+            format!("    issuer_dir: {}\n", path(dir))
         });
+        let comment = match self.roles.contains(&Role::Issuer) {
+            true => {
+                "# Where machines join (`warren ca token` here, `warren join https://THIS-HOST:8081` there):"
+            }
+            false => "# Where members find each other:",
+        };
+        let server = match self.roles.contains(&Role::Discovery) {
+            true => {
+                format!("\n{comment}\ndiscovery:\n  server:\n    listen_address: 0.0.0.0:8081\n")
+            }
+            false => String::new(),
+        };
         let crl = self
             .crl
             .map_or_else(String::new, |list| format!("    crl: {}\n", path(list)));

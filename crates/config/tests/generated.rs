@@ -71,7 +71,16 @@ fn given_the_schema_when_walked_then_every_key_has_its_place() {
 
 #[test]
 fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
-    for (issuer_dir, region) in [(None, None), (Some(Path::new("ca")), Some("us-west"))] {
+    use Role::{Discovery, Issuer, Relay, Storage};
+    for (roles, issuer_dir, region) in [
+        ([Storage].as_slice(), None, None),
+        (&[Discovery, Relay], None, None),
+        (
+            &[Storage, Discovery, Relay, Issuer],
+            Some(Path::new("ca")),
+            Some("us-west"),
+        ),
+    ] {
         let template = Template {
             node_id: "node-1",
             organization_id: "org_acme_corp",
@@ -80,6 +89,7 @@ fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
             tls_cert: Path::new("node_cert.pem"),
             ca_cert: Path::new("ca/ca_cert.pem"),
             crl: None,
+            roles,
             issuer_dir,
             discovery_servers: &[],
             storage_path: Path::new("/srv/it's ${odd}: #1"),
@@ -95,7 +105,7 @@ fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
             settings.network.libp2p.peer_key,
             Path::new("/etc/warren/node.pem")
         );
-        assert_eq!(settings.roles.contains(&Role::Issuer), issuer_dir.is_some());
+        assert!(settings.roles.iter().eq(roles), "{:?}", settings.roles);
         assert_eq!(settings.storage.path, Path::new("/srv/it's ${odd}: #1"));
     }
 }
@@ -110,6 +120,7 @@ fn given_a_templates_commented_lines_when_uncommented_then_they_load_too() {
         tls_cert: Path::new("node_cert.pem"),
         ca_cert: Path::new("ca_cert.pem"),
         crl: None,
+        roles: &[Role::Storage],
         issuer_dir: None,
         discovery_servers: &[],
         storage_path: Path::new("/var/lib/warren"),

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use warren_config::{Role, Settings};
 use warren_identity::join::revocations_from_pem;
 use warren_identity::{
-    Capability, CertificateFacts, CrlError, HttpsIdentity, HttpsIdentityError, KeyError, Leaf,
-    LeafError, MergeOutcome, NodeKey, OrganizationError, OrganizationId, ReplaceError,
-    RevocationList, Roots, RootsError, Trust, UnixTime,
+    Capabilities, Capability, CertificateFacts, CrlError, HttpsIdentity, HttpsIdentityError,
+    KeyError, Leaf, LeafError, MergeOutcome, NodeKey, OrganizationError, OrganizationId,
+    ReplaceError, RevocationList, Roots, RootsError, Trust, UnixTime,
 };
 use zeroize::Zeroizing;
 
@@ -125,19 +125,32 @@ pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> 
     Ok(trust)
 }
 
-/// The issuer needs the CA's key instead of a capability.
+/// The capability that a role takes. The issuer needs the CA's key instead of one.
+fn capability_for(role: Role) -> Option<Capability> {
+    match role {
+        Role::Storage => Some(Capability::Storage),
+        Role::Discovery => Some(Capability::Discovery),
+        Role::Relay => Some(Capability::Relay),
+        Role::Issuer => None,
+    }
+}
+
+/// The roles that a certificate with these capabilities allows; whether the node is an issuer too, it does not say.
+#[must_use]
+pub fn roles_allowed_by(capabilities: &Capabilities) -> Vec<Role> {
+    [Role::Storage, Role::Discovery, Role::Relay]
+        .into_iter()
+        .filter(|role| capability_for(*role).is_some_and(|needed| capabilities.allows(&needed)))
+        .collect()
+}
+
 fn role_without_capability(settings: &Settings, trust: &Trust) -> Option<&'static str> {
     let member = trust.own_member()?;
-    let needed = settings.roles.iter().filter_map(|role| match role {
-        Role::Storage => Some((role.as_str(), Capability::Storage)),
-        Role::Discovery => Some((role.as_str(), Capability::Discovery)),
-        Role::Relay => Some((role.as_str(), Capability::Relay)),
-        Role::Issuer => None,
-    });
-    needed
-        .filter(|(_, capability)| !member.allows(capability))
-        .map(|(role, _)| role)
-        .next()
+    settings
+        .roles
+        .iter()
+        .find(|role| capability_for(**role).is_some_and(|needed| !member.allows(&needed)))
+        .map(|role| role.as_str())
 }
 
 /// Everything that is wrong with the files, where [`load`] stops at the first.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
-use warren_config::Template;
+use warren_config::{Role, Template};
 use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder};
 use warren_daemon::files::{self, FileError, Overwrite};
 use warren_daemon::random;
@@ -25,6 +25,7 @@ pub(super) const CERT: &str = "node_cert.pem";
 const CA: &str = "ca";
 /// What the first node may do: keep documents, help others find and reach each other, and be administered.
 const FIRST_NODE: [&str; 4] = ["storage", "discovery", "relay", "admin"];
+const FIRST_ROLES: [Role; 4] = [Role::Storage, Role::Discovery, Role::Relay, Role::Issuer];
 const LEAF_VALIDITY: Duration = Duration::from_secs(365 * 86_400);
 
 #[derive(Serialize)]
@@ -35,6 +36,7 @@ struct Made {
 
 pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     let organization = OrganizationId::new(&args.org)?;
+    warren_config::check_node_id(&args.name)?;
     let dir = &args.dir;
     refuse_existing(dir, &[CONFIG, KEY, CERT])?;
     let ca = CaFolder::create(&dir.join(CA), organization, CA_VALIDITY)?;
@@ -72,6 +74,7 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
         tls_cert: Path::new(CERT),
         ca_cert: &Path::new(CA).join(CA_CERT),
         crl: Some(&Path::new(CA).join(CRL)),
+        roles: &FIRST_ROLES,
         issuer_dir: Some(Path::new(CA)),
         discovery_servers: &[],
         storage_path: &storage,

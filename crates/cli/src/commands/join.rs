@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
-use warren_config::Template;
+use warren_config::{Role, Template};
 use warren_daemon::files::{self, Overwrite};
-use warren_daemon::random;
+use warren_daemon::{material, random};
 use warren_discovery::client::{Joined, TimeOuts, join};
 use warren_identity::NodeKey;
 use warren_identity::join::JoinToken;
@@ -24,6 +24,8 @@ struct Shown {
     organization: String,
     peer_id: String,
     config: String,
+    /// What the certificate allows the node to do.
+    roles: Vec<&'static str>,
 }
 
 pub(crate) async fn run(
@@ -59,23 +61,51 @@ pub(crate) async fn run(
         .to_string_lossy()
         .into_owned();
     let joined = join(&url, &token, &key, &host, TimeOuts::default()).await?;
-    let config = write(args, &joined)?;
+    let roles = material::roles_allowed_by(&joined.accepted.member.capabilities);
+    let config = write(args, &joined, &roles)?;
     let shown = Shown {
         organization: joined.response.organization.as_str().to_owned(),
         peer_id: key.peer_id().to_string(),
         config: config.display().to_string(),
+        roles: roles.iter().map(|role| role.as_str()).collect(),
     };
     format.print(&shown, |shown| {
         format!(
-            "joined {} as {}\nnext: warren start --config {}",
-            shown.organization, shown.peer_id, shown.config
+            "joined {} as {}\n{}",
+            shown.organization,
+            shown.peer_id,
+            next(args, shown, &joined)
         )
     })?;
     Ok(std::process::ExitCode::SUCCESS)
 }
 
+/// What to do after the join.
+fn next(args: &JoinArgs, shown: &Shown, joined: &Joined) -> String {
+    let member = &joined.accepted.member;
+    if shown.roles.is_empty() {
+        let kept: Vec<String> = [CONFIG, CERT, CA_CERT]
+            .iter()
+            .map(|name| args.dir.join(name).display().to_string())
+            .collect();
+        return format!(
+            "its certificate allows no role (capabilities: {}), so `warren start` would refuse it\n\
+             next: to run a node, make another token with `warren ca token --name {} --capability storage` on the issuer, \
+             remove {} and join again",
+            if member.capabilities.is_empty() {
+                "none".to_owned()
+            } else {
+                member.capabilities.to_string()
+            },
+            member.name,
+            kept.join(", "),
+        );
+    }
+    format!("next: warren start --config {}", shown.config)
+}
+
 /// Writes what the join brought and a configuration that uses it; gives the configuration's path.
-fn write(args: &JoinArgs, joined: &Joined) -> anyhow::Result<PathBuf> {
+fn write(args: &JoinArgs, joined: &Joined, roles: &[Role]) -> anyhow::Result<PathBuf> {
     let dir = &args.dir;
     files::write_whole(
         &dir.join(CERT),
@@ -92,7 +122,7 @@ fn write(args: &JoinArgs, joined: &Joined) -> anyhow::Result<PathBuf> {
     let storage =
         std::path::absolute(&args.storage).context("the storage folder has no absolute path")?;
     if !joined.response.crl_pem.is_empty() {
-        let learnt = storage.join(warren_daemon::material::LEARNT_CRL);
+        let learnt = storage.join(material::LEARNT_CRL);
         files::write_whole(
             &learnt,
             joined.response.crl_pem.as_bytes(),
@@ -100,6 +130,12 @@ fn write(args: &JoinArgs, joined: &Joined) -> anyhow::Result<PathBuf> {
             Overwrite::Replace,
         )?;
     }
+    // A configuration has at least one role; `start` names the capability that this one lacks.
+    let roles = if roles.is_empty() {
+        &[Role::Storage]
+    } else {
+        roles
+    };
     let config = Template {
         node_id: &joined.accepted.member.name,
         organization_id: joined.response.organization.as_str(),
@@ -108,6 +144,7 @@ fn write(args: &JoinArgs, joined: &Joined) -> anyhow::Result<PathBuf> {
         tls_cert: Path::new(CERT),
         ca_cert: Path::new(CA_CERT),
         crl: None,
+        roles,
         issuer_dir: None,
         discovery_servers: &[args.url.trim_end_matches('/')],
         storage_path: &storage,

@@ -143,6 +143,67 @@ fn given_a_key_when_issued_then_the_leaf_says_all_that_was_asked_for() {
 }
 
 #[test]
+fn given_an_unknown_capability_when_issued_then_it_is_refused_and_nothing_is_signed() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+
+    for (unknown, told) in [
+        ("storge", "did you mean `storage`?"),
+        ("Storage", "did you mean `storage`?"),
+        ("bogus", "acl:write"),
+    ] {
+        let refusal = authority
+            .issue(&["--peer", &peer, "--capability", unknown])
+            .failed();
+
+        assert!(
+            refusal.contains(unknown) && refusal.contains(told),
+            "{refusal}"
+        );
+        assert!(!authority.path("node_cert.pem").exists());
+    }
+}
+
+#[test]
+fn given_every_known_capability_when_help_is_asked_for_then_it_is_listed() {
+    for command in ["issue", "token"] {
+        let help = warren(["ca", command, "--help"]).ok();
+
+        let words: Vec<&str> = help
+            .split(|c: char| c.is_whitespace() || c == ',')
+            .collect();
+        for name in warren_identity::Capability::names() {
+            assert!(
+                words.contains(&name),
+                "{command} --help lacks {name}: {help}"
+            );
+        }
+        assert!(words.contains(&"route:PREFIX"), "{help}");
+    }
+}
+
+#[test]
+fn given_a_name_that_no_configuration_takes_when_a_first_node_is_set_up_then_nothing_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("etc");
+    let dir_text = dir.to_str().unwrap();
+
+    let refusal = warren([
+        "init",
+        "--org",
+        "org_acme_corp",
+        "--dir",
+        dir_text,
+        "--name",
+        "bad name",
+    ])
+    .failed();
+
+    assert!(refusal.contains("bad name"), "{refusal}");
+    assert!(!dir.exists());
+}
+
+#[test]
 fn given_only_a_peer_id_when_issued_then_the_leaf_is_for_that_key() {
     let authority = Authority::new();
     let peer = authority.key("node.pem");

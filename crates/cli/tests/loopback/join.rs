@@ -45,6 +45,22 @@ impl Joining {
         self.organization.folder().join(name)
     }
 
+    /// Asks for a token in a file of this name.
+    fn grant(&self, file: &str, arguments: &[&str]) -> Finished {
+        let path = self.path(file);
+        self.issuer
+            .invocation()
+            .args(["ca", "token", "--out", path.to_str().unwrap()])
+            .args(arguments)
+            .run()
+    }
+
+    /// `warren check` of what `join` wrote into this folder: its values and its certificate.
+    fn check(&self, folder: &str) -> Finished {
+        let config = self.path(folder).join("warren.yaml");
+        crate::support::warren(["check", "--config", config.to_str().unwrap()])
+    }
+
     /// Makes a token in a file of this name.
     fn token(&self, name: &str, further: &[&str]) -> PathBuf {
         let path = self.path(name);
@@ -328,4 +344,84 @@ fn given_an_answer_that_was_lost_when_the_same_machine_joins_again_then_it_is_to
         again.code == Some(0) || again.failed().contains("warren ca token"),
         "{again:?}"
     );
+}
+
+#[test]
+fn given_a_token_without_a_capability_when_a_machine_joins_then_its_node_may_store() {
+    let joining = Joining::new();
+    joining.grant("token", &["--name", "node-3"]).ok();
+
+    joining.join(&joining.path("token"), "joined").ok();
+
+    joining.check("joined").ok();
+}
+
+#[test]
+fn given_a_token_for_a_relay_when_a_machine_joins_then_that_is_the_role_it_is_given() {
+    let joining = Joining::new();
+    let arguments = ["--name", "node-3", "--capability", "relay"];
+    joining.grant("token", &arguments).ok();
+
+    joining.join(&joining.path("token"), "joined").ok();
+
+    let config = std::fs::read_to_string(joining.path("joined/warren.yaml")).unwrap();
+    assert!(config.contains("\nroles: [relay]\n"), "{config}");
+    joining.check("joined").ok();
+}
+
+#[test]
+fn given_a_token_for_a_discovery_server_when_a_machine_joins_then_its_configuration_holds() {
+    let joining = Joining::new();
+    let arguments = ["--name", "node-3", "--capability", "discovery"];
+    joining.grant("token", &arguments).ok();
+
+    joining.join(&joining.path("token"), "joined").ok();
+
+    joining.check("joined").ok();
+}
+
+#[test]
+fn given_a_token_that_allows_no_role_when_a_machine_joins_then_it_is_told_what_start_will_need() {
+    let joining = Joining::new();
+    let arguments = ["--name", "node-3", "--capability", "admin"];
+    joining.grant("token", &arguments).ok();
+
+    let joined = joining.join(&joining.path("token"), "joined").ok();
+
+    assert!(
+        joined.contains("ca token --name node-3 --capability storage")
+            && !joined.contains("next: warren start"),
+        "{joined}"
+    );
+}
+
+#[test]
+fn given_a_misspelt_capability_when_a_token_is_made_then_it_is_refused_with_the_nearest() {
+    let joining = Joining::new();
+    let arguments = ["--name", "node-3", "--capability", "storge"];
+
+    let refusal = joining.grant("token", &arguments).failed();
+
+    assert!(
+        refusal.contains("did you mean `storage`?") && refusal.contains("acl:write"),
+        "{refusal}"
+    );
+    assert!(!joining.path("token").exists());
+}
+
+#[test]
+fn given_terms_that_no_join_could_meet_when_a_token_is_made_then_they_are_refused_at_once() {
+    let joining = Joining::new();
+    let long = "n".repeat(64);
+    for (terms, named) in [
+        (["--name", "bad name"].as_slice(), "bad name"),
+        (&["--name", &long], &long),
+        (&["--name", "node-3", "--dns", "bad host"], "bad host"),
+        (&["--name", "node-3", "--days", "9999"], "825 days"),
+    ] {
+        let refusal = joining.grant("token", terms).failed();
+
+        assert!(refusal.contains(named), "{terms:?}: {refusal}");
+        assert!(!joining.path("token").exists(), "{terms:?}");
+    }
 }
