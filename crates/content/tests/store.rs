@@ -467,13 +467,71 @@ async fn given_a_put_refused_by_the_quota_when_reopened_then_its_space_is_free()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn given_a_put_refused_by_the_quota_when_another_fits_then_it_is_taken_without_a_collection() {
+async fn given_a_put_refused_by_the_quota_when_another_fits_then_it_is_taken_without_a_collection()
+{
     let folder = tempfile::tempdir().unwrap();
     let store = open_with(folder.path(), SMALL_QUOTA);
     put_over_quota(&store).await;
     let content = noise("fits", 5_000_000);
     let id = put(&store, &content).await;
     assert_eq!(read(&store, id).unwrap(), content);
+}
+
+/// A retrieval of more than a store of [`SMALL_QUOTA`] holds, up to its refusal.
+async fn retrieve_over_quota(store: &Store) {
+    let document = DocumentId::from_hash([7; 32]);
+    let later = UnixMillis(NOW.0 + 60_000);
+    let lease = store.begin_retrieval(document, later).await.unwrap();
+    for number in 0..20 {
+        let (_, block) = block(&noise(&format!("part {number}"), 1_000_000));
+        match store.insert_block(&lease, block).await {
+            Ok(()) => {}
+            Err(StoreError::Quota { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the quota let everything pass");
+}
+
+#[tokio::test]
+async fn given_a_retrieval_refused_by_the_quota_when_collected_then_its_space_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    retrieve_over_quota(&store).await;
+    let report = store.gc(NOW).await.unwrap();
+    assert_eq!(store.usage().unwrap().stored_bytes, 0, "{report:?}");
+}
+
+#[tokio::test]
+async fn given_a_retrieval_refused_by_the_quota_when_a_document_is_put_then_it_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    retrieve_over_quota(&store).await;
+    put(&store, &noise("fits", 5_000_000)).await;
+}
+
+#[tokio::test]
+async fn given_a_retrieval_refused_by_the_quota_when_reopened_then_its_space_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    retrieve_over_quota(&store).await;
+    drop(store);
+    let store = open_with(folder.path(), SMALL_QUOTA);
+    assert_eq!(store.usage().unwrap().stored_bytes, 0);
+}
+
+#[tokio::test]
+async fn given_a_block_that_comes_after_its_lease_ended_when_collected_then_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let document = DocumentId::from_hash([7; 32]);
+    let later = UnixMillis(NOW.0 + 60_000);
+    let lease = store.begin_retrieval(document, later).await.unwrap();
+    store.abandon_retrieval(lease.clone()).await.unwrap();
+    let (_, late) = block(&noise("late", 100_000));
+    store.insert_block(&lease, late).await.unwrap();
+    store.gc(NOW).await.unwrap();
+    assert_eq!(store.usage().unwrap().blocks, 0);
 }
 
 #[tokio::test]

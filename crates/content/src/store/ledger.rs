@@ -598,9 +598,19 @@ impl<'t> Ledger<'t> {
         for document in ended {
             self.end_lease(document)?;
         }
+        // A block that came after its lease ended has nobody to end its hold: without a lease it is not held.
         let mut held = BTreeSet::new();
+        let mut orphans = BTreeSet::new();
         for row in self.leased.iter()? {
-            held.insert(row?.0.value().1);
+            let (document, block) = row?.0.value();
+            if self.leases.get(document)?.is_some() {
+                held.insert(block);
+            } else {
+                orphans.insert(document);
+            }
+        }
+        for document in orphans {
+            self.end_lease(DocumentId::from_hash(document))?;
         }
         Ok(held)
     }

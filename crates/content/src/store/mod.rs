@@ -319,9 +319,11 @@ impl Store {
     }
 
     /// Keeps a fetched block under a lease. Readable at once, durable with [`Self::commit_fetched`] at the latest.
+    /// Under a lease that has ended it is garbage.
     ///
     /// # Errors
-    /// [`StoreError`]: the block is not kept.
+    /// [`StoreError`]: the block is not kept. On [`StoreError::Quota`] the lease is ended as well, and what was fetched
+    /// under it is given back: the document does not fit.
     pub async fn insert_block(
         &self,
         lease: &Lease,

@@ -276,6 +276,30 @@ impl Writer {
         blocks: Vec<(BlockId, StoredBlock)>,
         lease: Option<DocumentId>,
     ) -> Result<u64, StoreError> {
+        let result = self.append_all(blocks, lease);
+        if let (Err(StoreError::Quota { .. }), Some(document)) = (&result, lease) {
+            self.give_up_retrieval(document);
+        }
+        result
+    }
+
+    /// A retrieval that does not fit cannot be completed: what it brought must not keep others out until its lease is
+    /// over, nor come back with the lease at the next opening.
+    fn give_up_retrieval(&mut self, document: DocumentId) {
+        let (answer, _) = oneshot::channel();
+        self.commit(vec![Waiting {
+            change: Change::EndLease(document),
+            answer,
+            _room: None,
+        }]);
+        self.collect_all();
+    }
+
+    fn append_all(
+        &mut self,
+        blocks: Vec<(BlockId, StoredBlock)>,
+        lease: Option<DocumentId>,
+    ) -> Result<u64, StoreError> {
         let needed: u64 = blocks
             .iter()
             .map(|(_, block)| block.bytes.len() as u64)
