@@ -15,6 +15,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +34,9 @@ const FRAME_MAGIC: &[u8; 4] = b"WBLK";
 pub(super) const FRAME_HEADER_BYTES: u64 = 48;
 /// A pack is closed once it is this long: small enough that whole files die, large enough that there are few.
 pub(super) const PACK_BYTES: u64 = 256 * 1024 * 1024;
+/// The kernel is asked to begin writing out whenever this much has been added, so that a sync finds little left to do
+/// and the disk is not idle until then.
+const WRITE_OUT_BYTES: u64 = 4 * 1024 * 1024;
 /// Open files kept for reading.
 const OPEN_PACKS: NonZeroUsize = match NonZeroUsize::new(64) {
     Some(count) => count,
@@ -52,6 +56,8 @@ pub(super) struct ActivePack {
     pub(super) length: u64,
     file: File,
     synced: u64,
+    /// Up to here the kernel was asked to begin writing out.
+    begun: u64,
 }
 
 impl Packs {
@@ -164,6 +170,7 @@ impl ActivePack {
             length,
             file,
             synced: length,
+            begun: length,
         })
     }
 
@@ -186,6 +193,7 @@ impl ActivePack {
             length,
             file,
             synced: length,
+            begun: length,
         }))
     }
 
@@ -214,6 +222,10 @@ impl ActivePack {
             return Err(error);
         }
         self.length = offset + FRAME_HEADER_BYTES + block.bytes.len() as u64;
+        if self.length - self.begun >= WRITE_OUT_BYTES {
+            begin_writing_out(&self.file, self.begun, self.length - self.begun);
+            self.begun = self.length;
+        }
         Ok(offset)
     }
 
@@ -229,6 +241,23 @@ impl ActivePack {
     /// Whether nothing but the file header is in it.
     pub(super) const fn is_empty(&self) -> bool {
         self.length == FILE_HEADER.len() as u64
+    }
+}
+
+/// Asks the kernel to begin writing a range to the disk, without waiting. Only a hint: what makes frames durable is
+/// [`ActivePack::sync`], so a refusal is of no consequence.
+fn begin_writing_out(file: &File, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else {
+        return;
+    };
+    // SAFETY: the descriptor is open for the whole call, and the call touches no memory of ours.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset,
+            length,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
     }
 }
 
