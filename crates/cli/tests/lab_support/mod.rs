@@ -238,7 +238,7 @@ impl Organization {
 pub(crate) fn discovery(servers: &[&str]) -> Value {
     let urls: Vec<String> = servers
         .iter()
-        .map(|address| format!("https://{address}:8443"))
+        .map(|address| format!("https://{address}:8081"))
         .collect();
     json!({ "network": { "discovery": { "servers": urls } } })
 }
