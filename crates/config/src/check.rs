@@ -59,7 +59,8 @@ pub(crate) fn each_value(layers: &Layers, report: &mut Report) {
     }
 }
 
-/// Rules between keys. Every value is right on its own.
+/// Rules between keys. A rule is held against keys that are right on their own: a value that stands in for a wrong one would
+/// break it by accident.
 pub(crate) fn together(settings: &Settings, layers: &Layers, report: &mut Report) {
     let check = Check { settings, layers };
     let problems = [
@@ -99,13 +100,19 @@ impl Check<'_> {
             .map_or(Origin::Default, |set| set.origin.clone())
     }
 
+    /// Whether every one of these keys has the value that was meant.
+    fn sure(&self, paths: &[&str]) -> bool {
+        paths.iter().all(|path| self.layers.is_sure(path))
+    }
+
     fn problem(&self, path: &'static str, what: impl Into<String>) -> Problem {
         Problem::new(self.origin(path), path, what)
     }
 
     fn api_protection(&self) -> Option<Problem> {
         let api = &self.settings.api;
-        if api.listen_address.ip().is_loopback() || api.tls.is_some() {
+        let sure = self.sure(&["api.listen_address", "api.tls.enabled"]);
+        if !sure || api.listen_address.ip().is_loopback() || api.tls.is_some() {
             return None;
         }
         let what = format!(
@@ -121,7 +128,14 @@ impl Check<'_> {
         let servers = network.discovery.enabled && !network.discovery.servers.is_empty();
         let sourced =
             servers || !network.libp2p.bootstrap_peers.is_empty() || network.libp2p.mdns.enabled;
-        if network.bootstrap_mode != BootstrapMode::Client || sourced {
+        let sure = self.sure(&[
+            "network.bootstrap_mode",
+            "network.discovery.enabled",
+            "network.discovery.servers",
+            "network.libp2p.bootstrap_peers",
+            "network.libp2p.mdns.enabled",
+        ]);
+        if !sure || network.bootstrap_mode != BootstrapMode::Client || sourced {
             return None;
         }
         let help = "set network.discovery.servers or network.libp2p.bootstrap_peers, or turn on network.libp2p.mdns";
@@ -135,7 +149,8 @@ impl Check<'_> {
     }
 
     fn issuer(&self) -> Option<Problem> {
-        if !self.settings.roles.contains(&Role::Issuer)
+        if !self.sure(&["roles", "network.security.issuer_dir"])
+            || !self.settings.roles.contains(&Role::Issuer)
             || self.settings.network.security.issuer_dir.is_some()
         {
             return None;
@@ -170,13 +185,18 @@ impl Check<'_> {
     fn degrees(&self) -> Vec<Problem> {
         let gossip = &self.settings.network.libp2p.gossipsub;
         let mut problems = Vec::new();
-        if gossip.d_low > gossip.d {
+        let (low, high) = (
+            "network.libp2p.gossipsub.d_low",
+            "network.libp2p.gossipsub.d_high",
+        );
+        let sure = |path| self.sure(&["network.libp2p.gossipsub.d", path]);
+        if sure(low) && gossip.d_low > gossip.d {
             let what = format!("{} is more than d, which is {}", gossip.d_low, gossip.d);
-            problems.push(self.problem("network.libp2p.gossipsub.d_low", what));
+            problems.push(self.problem(low, what));
         }
-        if gossip.d_high < gossip.d {
+        if sure(high) && gossip.d_high < gossip.d {
             let what = format!("{} is less than d, which is {}", gossip.d_high, gossip.d);
-            problems.push(self.problem("network.libp2p.gossipsub.d_high", what));
+            problems.push(self.problem(high, what));
         }
         problems
     }
@@ -190,13 +210,13 @@ impl Check<'_> {
                 tcp_of(address).map(|address| ("network.libp2p.listen_addresses", address)),
             );
         }
-        if settings.network.transfer.enabled {
+        if self.sure(&["network.transfer.enabled"]) && settings.network.transfer.enabled {
             listeners.push((
                 "network.transfer.listen_address",
                 settings.network.transfer.listen_address,
             ));
         }
-        if settings.roles.contains(&Role::Discovery) {
+        if self.sure(&["roles"]) && settings.roles.contains(&Role::Discovery) {
             listeners.push((
                 "discovery.server.listen_address",
                 settings.discovery_server.listen_address,
@@ -209,6 +229,7 @@ impl Check<'_> {
                 .listen_address
                 .map(|address| ("monitoring.listen_address", address)),
         );
+        listeners.retain(|(path, _)| self.sure(&[path]));
         let mut problems = Vec::new();
         for (index, (path, address)) in listeners.iter().enumerate() {
             let clash = listeners[..index]
@@ -225,7 +246,8 @@ impl Check<'_> {
     fn keys(&self) -> Option<Problem> {
         let network = &self.settings.network;
         let (peer_key, tls_key) = (&network.libp2p.peer_key, &network.security.tls_key);
-        if peer_key == tls_key {
+        let sure = self.sure(&["network.libp2p.peer_key", "network.security.tls_key"]);
+        if !sure || peer_key == tls_key {
             return None;
         }
         let what = format!(
@@ -241,7 +263,14 @@ impl Check<'_> {
 
     /// A literal topic of another organisation: its messages would never arrive.
     fn topics(&self) -> Vec<Problem> {
-        let Some(organization) = &self.settings.network.organization_id else {
+        let sure = self.sure(&["network.organization_id", "network.libp2p.gossipsub.topics"]);
+        let Some(organization) = self
+            .settings
+            .network
+            .organization_id
+            .as_ref()
+            .filter(|_| sure)
+        else {
             return Vec::new();
         };
         let ours = organization.strip_prefix("org_").unwrap_or(organization);
@@ -270,7 +299,8 @@ impl Check<'_> {
 
     fn open_registry(&self) -> Option<Problem> {
         let server = &self.settings.discovery_server;
-        if server.require_certificates || !self.settings.roles.contains(&Role::Discovery) {
+        let sure = self.sure(&["roles", "discovery.server.auth.require_certificates"]);
+        if !sure || server.require_certificates || !self.settings.roles.contains(&Role::Discovery) {
             return None;
         }
         let path = "discovery.server.auth.require_certificates";

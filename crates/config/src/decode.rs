@@ -1,6 +1,6 @@
 //! One file's tree, or one text, against the table of keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::expand::Variables;
@@ -18,15 +18,53 @@ pub(crate) struct Set {
 }
 
 /// What all sources set so far; a later source overwrites.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Layers {
     pub(crate) values: BTreeMap<&'static str, Set>,
     pub(crate) carried: BTreeMap<String, (Origin, serde_json::Value)>,
+    /// Keys, and sections with all that is below them, that somebody meant to set and got wrong; `""` is everything. What
+    /// stands there instead, a default or an earlier source's value, is not what was meant.
+    doubtful: BTreeSet<String>,
 }
 
 impl Layers {
     pub(crate) fn set(&mut self, key: &'static Key, value: Value, origin: Origin) {
+        if origin != Origin::Default {
+            self.doubtful.remove(key.path);
+        }
         self.values.insert(key.path, Set { value, origin });
+    }
+
+    /// Notes that the value of this key, or of all keys of this section, is not what somebody meant.
+    pub(crate) fn doubt(&mut self, path: impl Into<String>) {
+        let path = path.into();
+        let below = |key: &str| {
+            key.strip_prefix(&path)
+                .is_some_and(|rest| path.is_empty() || rest.starts_with('.'))
+        };
+        // What an earlier source set may have been meant to change.
+        self.doubtful.extend(
+            self.values
+                .keys()
+                .filter(|key| below(key))
+                .map(|key| (*key).to_owned()),
+        );
+        self.doubtful.insert(path);
+    }
+
+    /// Whether the value of the key at `path` is what was meant, a default included.
+    pub(crate) fn is_sure(&self, path: &str) -> bool {
+        if self.doubtful.contains(path) {
+            return false;
+        }
+        let set_by_somebody = self
+            .values
+            .get(path)
+            .is_some_and(|set| set.origin != Origin::Default);
+        let mut sections = path.match_indices('.').map(|(at, _)| &path[..at]);
+        set_by_somebody
+            || !(self.doubtful.contains("")
+                || sections.any(|section| self.doubtful.contains(section)))
     }
 
     /// Sections are merged, anything else is replaced.
@@ -71,6 +109,9 @@ pub(crate) fn read_file(
         line: place.line,
         column: place.column,
     };
+    if !faults.is_empty() {
+        layers.doubt("");
+    }
     for fault in faults {
         report.add(Problem {
             origin: origin(fault.place),
@@ -95,6 +136,7 @@ pub(crate) fn read_file(
                 root.describe()
             );
             walk.report.add(Problem::nowhere(origin(root.place), what));
+            walk.layers.doubt("");
         }
     }
 }
@@ -136,19 +178,26 @@ impl Walk<'_> {
                         let what =
                             format!("a section is needed here, not {}", entry.value.describe());
                         let help = allowed(&path);
+                        self.layers.doubt(path.clone());
                         self.report.add(
                             Problem::new(self.origin(entry.value.place), path, what).help(help),
                         );
                     }
                 }
             } else {
-                let problem = unknown(
-                    self.origin(entry.place),
-                    section,
-                    &entry.key,
-                    self.report.has_room(),
-                );
-                self.report.add(problem);
+                let origin = self.origin(entry.place);
+                let with_help = self.report.has_room();
+                if with_help {
+                    let meant = sibling(section, &entry.key)
+                        .or_else(|| elsewhere(&entry.key).map(str::to_owned));
+                    if let Some(meant) = meant {
+                        self.layers.doubt(meant);
+                    }
+                } else {
+                    self.layers.doubt("");
+                }
+                self.report
+                    .add(unknown(origin, section, &entry.key, with_help));
             }
         }
     }
@@ -172,11 +221,24 @@ impl Walk<'_> {
                 help: fault.help,
             });
         }
-        if let Some(value) = value {
-            let origin = self.origin(node.place);
-            self.layers.set(key, value, origin);
+        match value {
+            Some(value) => {
+                let origin = self.origin(node.place);
+                self.layers.set(key, value, origin);
+            }
+            None => self.layers.doubt(key.path),
         }
     }
+}
+
+/// The key or section of this section that an unknown name in it probably stands for.
+fn sibling(section: &str, name: &str) -> Option<String> {
+    let near = nearest(name, table::children(section))?;
+    Some(if section.is_empty() {
+        near.to_owned()
+    } else {
+        format!("{section}.{near}")
+    })
 }
 
 /// The problem of a key that is not in the table. `section` is `""` at the root.
@@ -191,15 +253,18 @@ pub(crate) fn unknown(origin: Origin, section: &str, name: &str, with_help: bool
     if !with_help {
         return problem;
     }
-    if let Some(near) = nearest(name, table::children(section)) {
-        let place = if section.is_empty() {
-            near.to_owned()
-        } else {
-            format!("{section}.{near}")
-        };
+    if let Some(place) = sibling(section, name) {
         return problem.help(format!("did you mean {place}?"));
     }
-    let elsewhere: Vec<&str> = KEYS
+    if let Some(place) = elsewhere(name) {
+        return problem.help(format!("it belongs at {place}"));
+    }
+    problem.help(allowed(section))
+}
+
+/// The one place where a key or section of this name belongs.
+fn elsewhere(name: &str) -> Option<&'static str> {
+    let mut places = KEYS
         .iter()
         .map(|key| key.path)
         .flat_map(|path| {
@@ -207,14 +272,9 @@ pub(crate) fn unknown(origin: Origin, section: &str, name: &str, with_help: bool
                 .map(|(at, _)| &path[..at])
                 .chain([path])
         })
-        .filter(|path| path.rsplit('.').next() == Some(name) && !path.contains("[]"))
-        .collect();
-    if let Some(first) = elsewhere.first()
-        && elsewhere.iter().all(|path| path == first)
-    {
-        return problem.help(format!("it belongs at {first}"));
-    }
-    problem.help(allowed(section))
+        .filter(|path| path.rsplit('.').next() == Some(name) && !path.contains("[]"));
+    let first = places.next()?;
+    places.all(|path| path == first).then_some(first)
 }
 
 fn allowed(section: &str) -> String {

@@ -28,6 +28,9 @@ pub(crate) fn fill(layers: &mut Layers, variables: Variables<'_>, report: &mut R
             // Only the host name can be unfit, as the node's name.
             Err(what) => {
                 report.add(Problem::new(Origin::Default, key.path, what).help("set it in a file"));
+                // Stands in for it in what is only looked at: with a problem nothing is loaded.
+                layers.set(key, Value::Text("unnamed".to_owned()), Origin::Default);
+                layers.doubt(key.path);
             }
         }
     }
@@ -55,6 +58,7 @@ pub(crate) fn fill(layers: &mut Layers, variables: Variables<'_>, report: &mut R
     follow(layers, "api.tls.key", "network.security.tls_key");
     if let Some(Value::Path(path)) = layers.values.get("storage.path").map(|set| &set.value) {
         let token = Value::Path(path.join("admin.token"));
+        doubt_with(layers, "api.token_file", "storage.path");
         default(layers, "api.token_file", token);
     }
     api_address(layers, report);
@@ -67,8 +71,16 @@ fn default(layers: &mut Layers, path: &'static str, value: Value) {
     });
 }
 
+/// Where `path` has no value of its own and `source` is not what was meant, what is worked out from it is not either.
+fn doubt_with(layers: &mut Layers, path: &'static str, source: &str) {
+    if !layers.values.contains_key(path) && !layers.is_sure(source) {
+        layers.doubt(path);
+    }
+}
+
 /// `path` takes the value of `source` where it has none.
 fn follow(layers: &mut Layers, path: &'static str, source: &str) {
+    doubt_with(layers, path, source);
     if let Some(value) = layers.values.get(source).map(|set| set.value.clone()) {
         default(layers, path, value);
     }
@@ -113,6 +125,9 @@ fn api_address(layers: &mut Layers, report: &mut Report) {
     const AWAY: u16 = 8081;
     if layers.values.contains_key("api.listen_address") {
         return;
+    }
+    for source in ["roles", "discovery.server.listen_address"] {
+        doubt_with(layers, "api.listen_address", source);
     }
     let serves = matches!(
         layers.values.get("roles").map(|set| &set.value),

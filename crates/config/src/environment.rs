@@ -71,7 +71,10 @@ pub(crate) fn apply_flags(flags: &[Flag], layers: &mut Layers, report: &mut Repo
 fn set(key: &'static Key, text: &str, origin: Origin, layers: &mut Layers, report: &mut Report) {
     match read_text(key, text, None) {
         Ok(value) => layers.set(key, value, origin),
-        Err(what) => report.add(Problem::new(origin, key.path, what)),
+        Err(what) => {
+            layers.doubt(key.path);
+            report.add(Problem::new(origin, key.path, what));
+        }
     }
 }
 
@@ -89,7 +92,10 @@ fn add_discovery_url(
     let mut added = match read_text(key, url, None) {
         Ok(Value::List(added)) => added,
         Ok(_) => return,
-        Err(what) => return report.add(Problem::new(origin, key.path, what)),
+        Err(what) => {
+            layers.doubt(key.path);
+            return report.add(Problem::new(origin, key.path, what));
+        }
     };
     let by_variable = key.env.iter().any(|name| {
         environment

@@ -1,7 +1,7 @@
 //! From YAML, environment and flags to valid settings.
 //!
 //! The crate owns the one table of keys ([`KEYS`]) and everything that follows from it: reading files with every problem named at
-//! once by file, line, column and key ([`load()`]), layers and merging, `${VAR}`, `config show` ([`Loaded::effective`]), the JSON
+//! once by file, line, column and key ([`load()`], [`inspect()`]), layers and merging, `${VAR}`, `config show` ([`Loaded::effective`]), the JSON
 //! Schema ([`schema()`]), the documentation's table ([`docs_table`]), what a reload may change ([`diff`]), and the file of
 //! `warren init` ([`Template`]). It is pure: files come through a function, the environment as a map. It never looks
 //! whether a path exists, never opens a socket and never decides what a role does.
@@ -28,7 +28,7 @@ mod value;
 mod yaml;
 
 pub use kind::{BadNodeId, Kind, check_node_id};
-pub use load::{Flag, Inputs, Loaded, load};
+pub use load::{Flag, Inputs, Inspection, Loaded, inspect, load};
 pub use multiaddr::{Multiaddr, PeerId};
 pub use problem::{MAX_PROBLEMS, Origin, Problem, Problems};
 pub use reload::{ReloadPlan, diff};

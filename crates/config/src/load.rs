@@ -52,6 +52,27 @@ pub struct Loaded {
     pub(crate) carried: BTreeMap<String, (Origin, serde_json::Value)>,
 }
 
+/// What can be said of a configuration, right or wrong.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// The configuration, or every problem of every source at once.
+    pub outcome: Result<Loaded, Problems>,
+    /// What deserves a look, also where there are problems.
+    pub warnings: Vec<Problem>,
+    /// The settings as far as they can be told: what could not be read has its default. Not to be run with, and only keys
+    /// that [`is_sure`](Self::is_sure) vouches for are worth a complaint.
+    pub sketch: Settings,
+    layers: Layers,
+}
+
+impl Inspection {
+    /// Whether the key at `path` has the value, or the default, that was meant: nobody tried to set it and failed.
+    #[must_use]
+    pub fn is_sure(&self, path: &str) -> bool {
+        self.layers.is_sure(path)
+    }
+}
+
 /// Reads a configuration.
 ///
 /// `read` gives a file's bytes; it need not give more than [`crate::MAX_FILE_BYTES`] + 1 of them. Nothing else of the outside
@@ -61,8 +82,13 @@ pub struct Loaded {
 /// Every problem of every source at once.
 pub fn load(
     inputs: &Inputs,
-    mut read: impl FnMut(&Path) -> io::Result<Vec<u8>>,
+    read: impl FnMut(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Loaded, Problems> {
+    inspect(inputs, read).outcome
+}
+
+/// Reads a configuration as [`load`] does, and keeps what can be told of a wrong one, so that its paths can be looked at too.
+pub fn inspect(inputs: &Inputs, mut read: impl FnMut(&Path) -> io::Result<Vec<u8>>) -> Inspection {
     let mut report = Report::default();
     let mut layers = Layers::default();
     let variables = Variables {
@@ -75,6 +101,7 @@ pub fn load(
             Err(error) => {
                 let what = format!("{} cannot be read: {error}", file.display());
                 report.add(Problem::nowhere(Origin::Default, what).help("check --config"));
+                layers.doubt("");
             }
         }
     }
@@ -87,20 +114,25 @@ pub fn load(
     environment::apply_flags(&inputs.flags, &mut layers, &mut report);
     derive::fill(&mut layers, variables, &mut report);
     check::each_value(&layers, &mut report);
-    if report.is_clean() {
-        // What is wrong on its own would be found wrong a second time, so values are compared only when each is right.
-        let settings = settings_from(&layers.values, carried_sections(&layers.carried));
-        check::together(&settings, &layers, &mut report);
-        warn_of_planes(&layers, &mut report);
-        let warnings = report.finish()?;
-        return Ok(Loaded {
-            settings,
-            warnings,
-            values: layers.values,
-            carried: layers.carried,
-        });
+    let sketch = settings_from(&layers.values, carried_sections(&layers.carried));
+    check::together(&sketch, &layers, &mut report);
+    warn_of_planes(&layers, &mut report);
+    let (warnings, problems) = report.finish();
+    let outcome = match problems {
+        Some(problems) => Err(problems),
+        None => Ok(Loaded {
+            settings: sketch.clone(),
+            warnings: warnings.clone(),
+            values: layers.values.clone(),
+            carried: layers.carried.clone(),
+        }),
+    };
+    Inspection {
+        outcome,
+        warnings,
+        sketch,
+        layers,
     }
-    Err(report.into_problems())
 }
 
 fn carried_sections(carried: &BTreeMap<String, (Origin, serde_json::Value)>) -> Vec<Carried> {

@@ -143,26 +143,15 @@ impl Report {
         }
     }
 
-    pub(crate) fn is_clean(&self) -> bool {
-        self.problems.is_empty()
-    }
-
-    /// The warnings, or all problems.
-    pub(crate) fn finish(mut self) -> Result<Vec<Problem>, Problems> {
-        if self.problems.is_empty() {
-            self.warnings.sort();
-            return Ok(self.warnings);
-        }
-        Err(self.into_problems())
-    }
-
-    /// All problems; there must be one.
-    pub(crate) fn into_problems(mut self) -> Problems {
+    /// The warnings, and all problems where there are any.
+    pub(crate) fn finish(mut self) -> (Vec<Problem>, Option<Problems>) {
+        self.warnings.sort();
         self.problems.sort();
-        Problems {
+        let problems = (!self.problems.is_empty()).then_some(Problems {
             listed: self.problems,
             unlisted: self.unlisted,
-        }
+        });
+        (self.warnings, problems)
     }
 }
 

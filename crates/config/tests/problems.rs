@@ -300,3 +300,65 @@ node.yaml:6:9: discovery.server.bootstrap_peers: each item is a section, not a s
 5 problems in the configuration"
     );
 }
+
+#[test]
+fn given_a_bad_value_and_a_contradiction_elsewhere_when_loaded_then_both_are_told_at_once() {
+    let text = "\
+network: {libp2p: {dht: {mode: sever}}, transfer: {listen_address: '10.0.0.1:4001'}}
+api: {listen_address: '0.0.0.0:8080'}
+";
+
+    let problems = node(text).problems();
+
+    assert_eq!(problems.lines().count(), 4, "{problems}");
+    assert!(problems.contains("did you mean server?"), "{problems}");
+    assert!(problems.contains("10.0.0.1:4001 is taken by"), "{problems}");
+    assert!(problems.contains("must speak HTTPS"), "{problems}");
+}
+
+#[test]
+fn given_a_value_that_stands_in_for_a_wrong_one_when_loaded_then_no_rule_is_held_against_it() {
+    for text in [
+        // The default of d is 6.
+        "network: {libp2p: {gossipsub: {d: eight, d_low: 7}}}",
+        // The default would not speak HTTPS, the default mode would need nobody.
+        "api: {listen_address: '0.0.0.0:8080', tls: {enabled: yes}}",
+        "api: {listen_address: '0.0.0.0:8080', tsl: {enabled: true}}",
+        "network: {bootstrap_mode: client, libp2p: {mdns: {enabled: false}, bootstrap_peers: [nobody]}}",
+        "network: {security: {isuer_dir: /ca}}\nroles: [issuer]",
+        "network: {security: 7}\nroles: [issuer]",
+        "issuer_dir: /ca\nroles: [issuer]",
+    ] {
+        let problems = node(text).problems();
+
+        assert!(
+            problems.ends_with("1 problem in the configuration"),
+            "{text} gave\n{problems}"
+        );
+    }
+}
+
+#[test]
+fn given_a_wrong_value_that_a_stronger_source_sets_right_when_loaded_then_rules_hold_again() {
+    let problems = node("api: {listen_address: nowhere}")
+        .env("WARREN_API__LISTEN_ADDRESS", "0.0.0.0:8080")
+        .problems();
+
+    assert!(problems.contains("must speak HTTPS"), "{problems}");
+}
+
+#[test]
+fn given_a_host_name_that_is_no_node_name_when_loaded_then_the_rest_is_still_looked_at() {
+    let inputs = warren_config::Inputs {
+        files: vec!["node.yaml".into()],
+        hostname: Some("a name".to_owned()),
+        ..warren_config::Inputs::default()
+    };
+
+    let problems = warren_config::load(&inputs, |_| Ok(b"roles: [issuer]".to_vec()))
+        .unwrap_err()
+        .to_string();
+
+    assert!(problems.contains("'a name' is no name"), "{problems}");
+    assert!(problems.contains("no CA to sign with"), "{problems}");
+}
