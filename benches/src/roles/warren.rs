@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use futures::StreamExt as _;
@@ -13,10 +13,10 @@ use warren_content::retrieve::{Connector, Peers, Providers, Retriever, Retriever
 use warren_content::store::PutOptions;
 use warren_content::transfer::bulk::{BulkDialer, BulkListener};
 use warren_content::transfer::{BlockServer, ConnectError, Link, TransferLimits, TransferMetrics};
-use warren_content::{BlockId, DocumentId, Store, StoreOptions, UnixMillis};
+use warren_content::{BlockId, DocumentId, Store, StoreOptions};
 use warren_identity::{
     CaRequest, Capabilities, CertificateAuthority, Leaf, LeafRequest, NodeKey, OrganizationId,
-    PeerId, Roots, Serial, Trust, UnixTime, WildcardNames,
+    PeerId, Roots, Serial, Trust, UnixMillis, UnixTime, WildcardNames,
 };
 use warren_telemetry::{Metrics, RetrievalMetrics};
 
@@ -80,10 +80,7 @@ fn trust(pki: &Path, node: u8) -> anyhow::Result<Trust> {
 }
 
 fn now() -> UnixMillis {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 fn options() -> PutOptions {

@@ -20,5 +20,5 @@ pub use crate::core::block::{
     Encoding, MAX_BLOCK_BYTES, StoredBlock, VerifiedBlock, VerifyBlockError,
 };
 pub use crate::core::id::{BlockId, ChunkId, DocumentId, ParseIdError};
-pub use crate::core::record::{DocumentRecord, RecordError, UnixMillis};
+pub use crate::core::record::{DocumentRecord, RecordError};
 pub use crate::store::{Store, StoreOptions};

@@ -17,7 +17,8 @@ use warren_content::core::manifest::{ChunkRef, FileBuilder};
 use warren_content::core::wire::Response;
 use warren_content::retrieve::RetrieveError;
 use warren_content::store::PutOptions;
-use warren_content::{BlockId, ChunkId, UnixMillis};
+use warren_content::{BlockId, ChunkId};
+use warren_identity::UnixMillis;
 use warren_telemetry::SourceType;
 
 const MIB: usize = 1024 * 1024;

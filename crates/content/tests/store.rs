@@ -14,9 +14,8 @@ use warren_content::core::manifest::Manifest;
 use warren_content::store::{
     CommitFetchedError, OpenError, Origin, PutError, PutOptions, ReadError, StoreError,
 };
-use warren_content::{
-    BlockId, ChunkId, DocumentId, Store, StoreOptions, UnixMillis, VerifiedBlock,
-};
+use warren_content::{BlockId, ChunkId, DocumentId, Store, StoreOptions, VerifiedBlock};
+use warren_identity::UnixMillis;
 use warren_telemetry::Metrics;
 
 fn block(plain: &[u8]) -> (ChunkId, VerifiedBlock) {

@@ -11,11 +11,12 @@ use warren_api::types::{Grant, GrantRequest, Reloaded};
 use warren_api::{ApiError, Control, ControlFuture, Held, StatusCode};
 use warren_config::{Loaded, Role, Settings};
 use warren_content::DocumentId;
-use warren_discovery::core::time::UnixMillis;
 use warren_discovery::engine::Registry;
 use warren_discovery::grants::Grants;
 use warren_identity::join::{JoinGrant, JoinSecret, JoinToken};
-use warren_identity::{Capabilities, Revocations, Roots, Trust, UnixTime, verify_member};
+use warren_identity::{
+    Capabilities, Revocations, Roots, Trust, UnixMillis, UnixTime, verify_member,
+};
 use warren_mesh::Mesh;
 use warren_telemetry::logging::LogHandle;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -21,7 +21,7 @@ use warren_discovery::wire::PeerEntry;
 use warren_identity::join::JoinError;
 use warren_identity::{
     CertificateFacts, IssuanceLedger, NodeRecord, OrganizationId, Revocations, Roots, Signed,
-    Trust, certificates_from_pem,
+    Trust, UnixMillis, certificates_from_pem,
 };
 use warren_mesh::{Mesh, MeshEvent, Multiaddr, NodeDescription};
 use warren_telemetry::{ComponentHealth, Metrics};
@@ -274,9 +274,7 @@ fn sign_record(
     description: &NodeDescription,
     addresses: Vec<String>,
 ) -> anyhow::Result<Signed<NodeRecord>> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = UnixMillis::from(SystemTime::now());
     let record = NodeRecord {
         peer_id: trust.peer_id(),
         organization: trust.organization().clone(),
@@ -285,7 +283,7 @@ fn sign_record(
         roles: description.roles.clone(),
         addresses,
         bulk_addresses: description.bulk_addresses.clone(),
-        sequence: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        sequence: now.0,
         issued_at_unix_s: now.as_secs(),
     };
     Ok(Signed::sign(record, trust.key())?)

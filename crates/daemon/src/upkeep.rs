@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -10,19 +10,12 @@ use tokio_util::task::TaskTracker;
 use warren_api::traffic_log::SAMPLE_INTERVAL;
 use warren_api::{ApiState, Control, Held, total_traffic};
 use warren_config::{BootstrapMode, Settings};
-use warren_content::{Store, UnixMillis};
+use warren_content::Store;
 use warren_mesh::{Mesh, MeshEvent};
 use warren_telemetry::ComponentHealth;
 
 /// How often the store is asked whether it still works.
 const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-fn now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
 
 /// Starts the recurring work.
 pub(crate) fn spawn(
@@ -65,7 +58,7 @@ async fn collect(
             Ok(()) = settings.changed() => continue,
             () = tokio::time::sleep(interval) => {}
         }
-        match store.expire(now()).await {
+        match store.expire(SystemTime::now().into()).await {
             Ok(expired) => {
                 for document in expired {
                     tracing::info!(%document, "its retention has ended: dropped");
@@ -76,7 +69,7 @@ async fn collect(
                 tracing::warn!("documents whose retention has ended were not dropped: {error}");
             }
         }
-        match store.gc(now()).await {
+        match store.gc(SystemTime::now().into()).await {
             Ok(report) if report.blocks > 0 => tracing::info!(
                 blocks = report.blocks,
                 bytes = report.bytes,

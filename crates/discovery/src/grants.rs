@@ -3,13 +3,10 @@
 
 use std::sync::Arc;
 
-use warren_identity::{IssueError, join::JoinGrant};
+use warren_identity::{IssueError, UnixMillis, join::JoinGrant};
 
 use crate::{
-    core::{
-        grants::{MAX_TOKEN_LIFETIME, StoredGrant, grant_id},
-        time::UnixMillis,
-    },
+    core::grants::{MAX_TOKEN_LIFETIME, StoredGrant, grant_id},
     engine::{EngineError, Registry},
     wire::GrantEntry,
 };

@@ -8,10 +8,9 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use warren_identity::{
-    CertificateDer, NodeKey, PeerId, Signed, SignedError, SignedPayload, decode_chain, encode_chain,
+    CertificateDer, NodeKey, PeerId, Signed, SignedError, SignedPayload, UnixMillis, decode_chain,
+    encode_chain,
 };
-
-use crate::core::time::UnixMillis;
 
 /// Header with the caller's certificate chain, base64 of the concatenated DER.
 pub const CHAIN_HEADER: &str = "warren-chain";

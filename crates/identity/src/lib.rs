@@ -19,6 +19,7 @@ mod record;
 mod revocation;
 mod roots;
 mod signed;
+mod time;
 pub mod tls;
 mod trust;
 mod verify;
@@ -47,5 +48,6 @@ pub use revocation::{
 pub use roots::{RootCertificate, Roots, RootsError};
 pub use rustls_pki_types::{CertificateDer, UnixTime};
 pub use signed::{Signed, SignedError, SignedPayload};
+pub use time::UnixMillis;
 pub use trust::{HttpsIdentity, HttpsIdentityError, ReplaceError, Trust};
 pub use verify::{CLOCK_TOLERANCE, Member, Purpose, Refusal, verify_certificate, verify_member};

@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use warren_content::UnixMillis;
 use warren_content::retrieve::RetrieveError;
 use warren_content::store::{PutError, ReadError, StoreError};
+use warren_identity::UnixMillis;
 use warren_telemetry::SourceType;
 
 use crate::error::ApiError;
@@ -113,8 +113,5 @@ pub(super) fn retrieve_error(error: RetrieveError) -> ApiError {
 
 /// The time of the request.
 pub(super) fn now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }

@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio_util::io::StreamReader;
-use warren_content::core::record::UnixMillis;
 use warren_content::store::{Cursor, DocumentInfo, Origin, PutOptions, PutReceipt};
 use warren_content::{BlockId, ChunkId, DocumentId};
+use warren_identity::UnixMillis;
 
 use super::answer::{
     content_headers, not_modified, now, put_error, read_error, retrieve_error, store_error,

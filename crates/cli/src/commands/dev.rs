@@ -10,7 +10,6 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use warren_content::UnixMillis;
 use warren_content::store::PutOptions;
 use warren_daemon::dev::Network;
 
@@ -176,7 +175,7 @@ async fn share_one(network: &Network, path: &Path, name: String) -> anyhow::Resu
     let file = tokio::fs::File::open(path).await.with_context(cannot)?;
     let options = PutOptions {
         title: name.clone(),
-        now: now(),
+        now: std::time::SystemTime::now().into(),
         ..PutOptions::default()
     };
     let receipt = first
@@ -214,13 +213,6 @@ async fn share_one(network: &Network, path: &Path, name: String) -> anyhow::Resu
         milliseconds: began.elapsed().as_secs_f64() * 1e3,
         equal,
     })
-}
-
-fn now() -> UnixMillis {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn list_files(folder: &Path, files: &mut Vec<PathBuf>) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use warren_identity::{PeerId, SignedPayload};
+use warren_identity::{PeerId, SignedPayload, UnixMillis};
 
 use crate::core::id::DocumentId;
 
@@ -15,13 +15,6 @@ pub const MAX_TAGS: usize = 64;
 pub const MAX_TAG_BYTES: usize = 128;
 /// Longest source type, in bytes of UTF-8.
 pub const MAX_SOURCE_TYPE_BYTES: usize = 64;
-
-/// Milliseconds since 1970-01-01T00:00:00Z.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct UnixMillis(pub u64);
 
 /// A document's metadata, version 1. Travels as `Signed<DocumentRecord>`, signed by the node that put the document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,7 +26,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
-use warren_identity::PeerId;
+use warren_identity::{PeerId, UnixMillis};
 use warren_telemetry::{RetrievalMetrics, SourceType};
 
 use self::engine::{Fetch, Finish, Job, Keep, Local, Need, Storing, Wanted};
@@ -36,7 +36,6 @@ use crate::core::block::MAX_BLOCK_BYTES;
 use crate::core::fetch::FetchLimits;
 use crate::core::id::{BlockId, ChunkId, DocumentId};
 use crate::core::manifest::{DirectoryEntry, Manifest, ManifestError};
-use crate::core::record::UnixMillis;
 use crate::store::{CommitFetchedError, ReadError, Store, StoreError};
 
 /// Knows who holds what. Implemented by whoever runs the mesh.
@@ -457,8 +456,5 @@ impl Retriever {
 
 /// The wall clock, `ahead` from now.
 fn unix_now(ahead: Duration) -> UnixMillis {
-    let since_epoch = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from((since_epoch + ahead).as_millis()).unwrap_or(u64::MAX))
+    UnixMillis::from(SystemTime::now()).plus(ahead)
 }

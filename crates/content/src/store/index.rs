@@ -25,10 +25,10 @@ use redb::{
     StorageError, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
+use warren_identity::UnixMillis;
 
 use crate::core::block::Encoding;
 use crate::core::id::DocumentId;
-use crate::core::record::UnixMillis;
 use crate::store::Origin;
 use crate::store::error::StoreError;
 use crate::store::layout::open_private;

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use redb::{ReadableTable as _, Table, WriteTransaction};
+use warren_identity::UnixMillis;
 
 use crate::core::block::StoredBlock;
 use crate::core::id::{BlockId, DocumentId};
 use crate::core::manifest::{Link, LinkRole, Manifest, ManifestError};
-use crate::core::record::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::index::{
     BLOCKS, COUNTERS, DOCUMENTS, EXPIRY, Entry, FREED, GARBAGE, Hash, INLINE, IndexError, LEASED,

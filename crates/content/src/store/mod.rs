@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncRead;
-use warren_identity::{NodeKey, Signed};
+use warren_identity::{NodeKey, Signed, UnixMillis};
 
 pub use self::directory::DirectoryIngest;
 pub use self::error::{CommitFetchedError, OpenError, PutError, ReadError, StoreError};
@@ -41,7 +41,7 @@ pub use self::verify::{VerifyProgress, VerifyReport};
 use self::writer::{Change, EXPIRE_STEP, Outcome};
 use crate::core::block::VerifiedBlock;
 use crate::core::id::{BlockId, DocumentId};
-use crate::core::record::{DocumentRecord, UnixMillis};
+use crate::core::record::DocumentRecord;
 
 /// How to open a store.
 #[derive(Debug, Clone, Copy, Default)]

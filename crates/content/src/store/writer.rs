@@ -13,10 +13,10 @@ use std::sync::{Arc, PoisonError};
 
 use redb::Durability;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use warren_identity::UnixMillis;
 
 use crate::core::block::{MAX_BLOCK_BYTES, StoredBlock};
 use crate::core::id::{BlockId, DocumentId};
-use crate::core::record::UnixMillis;
 use crate::store::error::StoreError;
 use crate::store::index::{Entry, Hash, IndexError, Location, PACKS};
 use crate::store::ledger::{Collected, Ledger, NewListing, Reclaimable, Refusal, Totals, cost};

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use warren_content::store::{PutOptions, ReadError};
-use warren_content::{DocumentId, Store, StoreOptions, UnixMillis};
-use warren_identity::NodeKey;
+use warren_content::{DocumentId, Store, StoreOptions};
+use warren_identity::{NodeKey, UnixMillis};
 use warren_telemetry::Metrics;
 
 pub const NOW: UnixMillis = UnixMillis(1_700_000_000_000);

@@ -23,8 +23,8 @@ use warren_content::transfer::{
     BlockServer, ConnectError, FarEnd, Link, Membership, MembershipEnded, TransferLimits,
     TransferMetrics,
 };
-use warren_content::{BlockId, DocumentId, Store, StoreOptions, StoredBlock, UnixMillis};
-use warren_identity::{NodeKey, PeerId};
+use warren_content::{BlockId, DocumentId, Store, StoreOptions, StoredBlock};
+use warren_identity::{NodeKey, PeerId, UnixMillis};
 use warren_telemetry::{Metrics, RetrievalMetrics};
 
 /// What a pipe holds: less than a block, so that a transfer can be cut in the middle.

@@ -12,14 +12,13 @@ use reqwest::{Client, Method, Url, header, redirect};
 use rustls::ClientConfig as TlsConfig;
 use serde::{Serialize, de::DeserializeOwned};
 use warren_identity::{
-    Capability, Csr, NodeRecord, Signed, Trust,
+    Capability, Csr, NodeRecord, Signed, Trust, UnixMillis,
     join::{JoinGrant, JoinResponse, RenewRequest},
     tls::{https_client_of, refusal_of},
 };
 
 use super::StartError;
 use crate::{
-    core::time::UnixMillis,
     proof::{self, Subject},
     server::now,
     wire::{

@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use warren_identity::{
-    Csr, PeerId,
+    Csr, PeerId, UnixMillis,
     join::{JoinGrant, TokenHash},
 };
-
-use super::time::UnixMillis;
 
 /// How long the same request gets the same leaf again.
 pub const REPEAT_WINDOW: Duration = Duration::from_secs(600);

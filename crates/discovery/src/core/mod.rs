@@ -10,5 +10,4 @@ pub mod failover;
 pub mod grants;
 pub mod rate;
 pub mod registry;
-pub mod time;
 pub mod window;

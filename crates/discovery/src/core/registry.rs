@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use warren_identity::{OrganizationId, PeerId};
-
-use super::time::UnixMillis;
+use warren_identity::{OrganizationId, PeerId, UnixMillis};
 
 /// Three heartbeats of 30 s: two may be lost before the entry ends.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(90);

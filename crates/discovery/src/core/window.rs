@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::time::UnixMillis;
+use warren_identity::UnixMillis;
 
 /// Five minutes: the skew that Kerberos made customary; beyond it certificates start to fail as well.
 pub const DEFAULT_WINDOW: Duration = Duration::from_secs(300);

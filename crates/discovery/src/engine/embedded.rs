@@ -8,7 +8,7 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 use warren_identity::{
-    OrganizationId, PeerId,
+    OrganizationId, PeerId, UnixMillis,
     join::{JoinGrant, TokenHash},
 };
 
@@ -16,7 +16,6 @@ use super::{EngineError, MAX_LISTED_GRANTS, Page, RedeemError, Registry, Registr
 use crate::core::{
     grants::{self, Allowed, Redemption, StoredGrant},
     registry::{self, Change, Entry, PeerQuery, Registration, StatusBounds},
-    time::UnixMillis,
 };
 
 /// Peer id as text → [`NodeRow`] as JSON. JSON, so that a later version can add a field and still read this one's rows.

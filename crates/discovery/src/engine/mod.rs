@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::BoxFuture;
 use warren_identity::{
-    OrganizationId, PeerId,
+    OrganizationId, PeerId, UnixMillis,
     join::{JoinGrant, TokenHash},
 };
 
@@ -22,7 +22,6 @@ pub use self::{
 use crate::core::{
     grants::{Denied, Redemption, StoredGrant},
     registry::{Change, Conflict, Entry, PeerQuery, Registration},
-    time::UnixMillis,
 };
 
 /// The engine could not do its work. Nothing was changed, unless a commit's answer was lost.

@@ -17,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgRow, PgSslMode},
 };
 use warren_identity::{
-    OrganizationId, PeerId,
+    OrganizationId, PeerId, UnixMillis,
     join::{JoinGrant, TokenHash},
 };
 
@@ -25,7 +25,6 @@ use super::{EngineError, MAX_LISTED_GRANTS, Page, RedeemError, Registry, Registr
 use crate::core::{
     grants::{self, Allowed, Redemption, StoredGrant},
     registry::{self, Change, Conflict, Entry, PeerQuery, Registration, StatusBounds},
-    time::UnixMillis,
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");

@@ -11,12 +11,13 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use warren_identity::{
-    CertificateDer, Member, OrganizationId, Purpose, Refusal, verify_certificate, verify_member,
+    CertificateDer, Member, OrganizationId, Purpose, Refusal, UnixMillis, verify_certificate,
+    verify_member,
 };
 
 use super::{ClientAuth, Shared, error::ApiError, listen::ConnectionInfo, now, unix_time};
 use crate::{
-    core::{time::UnixMillis, window},
+    core::window,
     proof::{self, CHAIN_HEADER, PROOF_HEADER, Subject},
 };
 

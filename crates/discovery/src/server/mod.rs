@@ -17,7 +17,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use axum::{
@@ -31,7 +31,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use warren_identity::{
-    NodeRecord, OrganizationId, PeerId, Revocations, Roots, Signed, Trust, UnixTime,
+    NodeRecord, OrganizationId, PeerId, Revocations, Roots, Signed, Trust, UnixMillis, UnixTime,
     tls::ClientCertificates,
 };
 use warren_telemetry::Metrics;
@@ -40,7 +40,6 @@ use crate::{
     core::{
         rate::Limit,
         registry::{DEFAULT_RETENTION, DEFAULT_TTL, Entry, Registration},
-        time::UnixMillis,
     },
     engine::Registry,
     metrics::{OrganizationLabel, OutcomeLabel, ServerMetrics},
@@ -531,10 +530,7 @@ fn router(shared: Arc<Shared>) -> Router {
 
 /// The wall clock, for the registry.
 pub(crate) fn now() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now().into()
 }
 
 /// The wall clock, for certificates.

@@ -14,14 +14,11 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use multiaddr::Multiaddr;
 use serde_json::json;
-use warren_identity::{Member, NodeRecord, OrganizationId, PeerId, Signed};
+use warren_identity::{Member, NodeRecord, OrganizationId, PeerId, Signed, UnixMillis};
 
 use super::{BootstrapAccess, Seed, Shared, Snapshot, auth::Call, error::ApiError, now};
 use crate::{
-    core::{
-        registry::{Change, DEFAULT_PAGE, Entry, MAX_PAGE, PeerQuery, Registration},
-        time::UnixMillis,
-    },
+    core::registry::{Change, DEFAULT_PAGE, Entry, MAX_PAGE, PeerQuery, Registration},
     engine::EngineError,
     wire::{
         BootstrapAnswer, LeaveAnswer, MAX_ADDRESSES, MAX_TEXT_BYTES, PeerEntry, PeersAnswer,

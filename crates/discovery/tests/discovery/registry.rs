@@ -6,14 +6,13 @@ use warren_discovery::{
     core::{
         grants::{self, Denied, grant_id},
         registry::{Change, Conflict, PeerQuery, Registration, Status},
-        time::UnixMillis,
     },
     engine::{
         Embedded, EngineError, Postgres, PostgresOptions, RedeemError, Registry, RegistryError,
         Sign,
     },
 };
-use warren_identity::{Csr, NodeKey};
+use warren_identity::{Csr, NodeKey, UnixMillis};
 
 use crate::{
     postgres,

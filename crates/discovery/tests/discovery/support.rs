@@ -9,13 +9,12 @@ use std::{
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 use warren_discovery::{
-    core::time::UnixMillis,
     engine::{Embedded, Registry},
     server::{DiscoveryServer, Issuer, LedgerError, LedgerStore, ServerConfig},
 };
 use warren_identity::{
     CaRequest, Capabilities, Capability, CertificateAuthority, IssuanceLedger, LeafRequest,
-    NodeKey, NodeRecord, Roots, Serial, Signed, Trust, UnixTime, WildcardNames,
+    NodeKey, NodeRecord, Roots, Serial, Signed, Trust, UnixMillis, UnixTime, WildcardNames,
     join::{JoinError, JoinGrant, JoinSecret, JoinToken},
 };
 use warren_telemetry::Metrics;
@@ -29,10 +28,7 @@ pub fn now() -> UnixTime {
 }
 
 pub fn now_ms() -> UnixMillis {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap();
-    UnixMillis(since.as_millis().try_into().unwrap())
+    SystemTime::now().into()
 }
 
 pub fn random<const N: usize>() -> [u8; N] {

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use warren_content::core::block::Encoder;
 use warren_content::core::manifest::{ChunkRef, DirectoryEntry, Manifest, PartRef, TreeOf};
-use warren_content::core::record::UnixMillis;
 use warren_content::core::wire::{BlockHeader, Request, Response};
 use warren_content::{BlockId, ChunkId, DocumentId, DocumentRecord, Encoding};
 use warren_fuzz::world;
 use warren_identity::Signed;
+use warren_identity::UnixMillis;
 
 use super::Seeds;
 

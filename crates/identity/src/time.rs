@@ -1,13 +1,19 @@
-//! Wall-clock time as the registry stores it.
+//! Wall-clock time as records and registries store it.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch.
-///
-/// Signed 64-bit on disk (PostgreSQL has no unsigned type), never negative here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+use crate::verify::shown;
+
+/// The last second that RFC 3339 can write.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Milliseconds since the Unix epoch. The moment is `UnixMillis::from(SystemTime::now())`.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 
@@ -42,13 +48,13 @@ impl UnixMillis {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// As PostgreSQL's `bigint`.
+    /// For a column that is signed, as PostgreSQL's `bigint` is; saturating.
     #[must_use]
     pub fn to_i64(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 
-    /// From PostgreSQL's `bigint`; a negative value reads as the epoch.
+    /// From a signed column; a negative value reads as the epoch.
     #[must_use]
     pub fn from_i64(value: i64) -> Self {
         Self(u64::try_from(value).unwrap_or(0))
@@ -57,11 +63,16 @@ impl UnixMillis {
     /// RFC 3339 in UTC, to the second: `2025-12-03T10:00:00Z`.
     #[must_use]
     pub fn rfc3339(self) -> String {
-        let seconds = i64::try_from(self.as_secs()).unwrap_or(i64::MAX);
-        jiff::Timestamp::from_second(seconds)
-            .unwrap_or(jiff::Timestamp::MAX)
-            .strftime("%Y-%m-%dT%H:%M:%SZ")
-            .to_string()
+        let seconds = self.as_secs().min(LAST_SECOND);
+        shown(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+/// A clock before 1970 reads as the epoch.
+impl From<SystemTime> for UnixMillis {
+    fn from(time: SystemTime) -> Self {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        Self(millis(since.unwrap_or_default()))
     }
 }
 
@@ -80,6 +91,7 @@ mod tests {
             UnixMillis::from_secs(1_764_756_000).rfc3339(),
             "2025-12-03T10:00:00Z"
         );
+        assert_eq!(UnixMillis(u64::MAX).rfc3339(), "9999-12-31T23:59:59Z");
     }
 
     #[test]
@@ -89,6 +101,13 @@ mod tests {
             UnixMillis(u64::MAX).plus(Duration::from_secs(1)),
             UnixMillis(u64::MAX)
         );
-        assert_eq!(UnixMillis(u64::MAX).rfc3339().len(), 20);
+    }
+
+    #[test]
+    fn a_clock_reads_as_milliseconds_and_one_before_1970_as_the_epoch() {
+        let after = SystemTime::UNIX_EPOCH + Duration::from_micros(1_500);
+        assert_eq!(UnixMillis::from(after), UnixMillis(1));
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(UnixMillis::from(before), UnixMillis(0));
     }
 }
