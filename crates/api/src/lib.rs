@@ -8,6 +8,7 @@
 mod error;
 pub mod guard;
 mod metrics;
+pub mod piece_stream;
 mod range;
 mod routes;
 pub mod serve;

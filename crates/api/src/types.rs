@@ -34,6 +34,8 @@ pub struct Status {
     pub transfer_address: Option<String>,
     /// Connected peers.
     pub peers: usize,
+    /// Peers that this node's gossip goes to directly, by topic; empty where gossip is off.
+    pub gossip_mesh_peers: BTreeMap<String, usize>,
     /// Listed documents and what they take.
     pub storage: StorageStatus,
     /// The node's certificate.
@@ -87,7 +89,8 @@ pub struct Peer {
     pub node_name: Option<String>,
     /// Its organisation, proved by its certificate; absent for a stranger.
     pub organization_id: Option<String>,
-    /// `online`, `offline` or `unreachable`.
+    /// `online`; `offline`: known, not connected; or `unreachable`: not connected, and the last attempt to reach it
+    /// failed.
     pub status: String,
     /// Where it says it is.
     pub region: Option<String>,
@@ -343,8 +346,11 @@ pub struct Stored {
     pub stored_bytes: u64,
     /// Files in it.
     pub files: u64,
-    /// Entries of a folder that were left out because they are no regular files.
+    /// Entries of a folder that were left out because they are no regular files; at most a hundred are named.
     pub skipped: Vec<String>,
+    /// How many more were left out.
+    #[serde(default)]
+    pub skipped_unlisted: u64,
 }
 
 /// `POST /api/v1/store/verify`

@@ -1,7 +1,8 @@
 //! Folders on the wire: a POSIX tar stream in, a POSIX tar stream out. Neither is ever held as a whole.
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,6 +21,7 @@ use warren_telemetry::SourceType;
 
 use super::answer::{content_headers, not_modified, put_error, retrieve_error};
 use crate::error::ApiError;
+use crate::piece_stream::{PieceWriter, written_by};
 use crate::range::{Selection, select};
 use crate::state::ApiState;
 
@@ -32,6 +34,33 @@ const MAX_FILES: usize = 1_000_000;
 
 /// Bytes that may stand before a file's content: headers, long names, extended attributes. The parser keeps them in memory.
 const MAX_HEADER_BYTES: u64 = 256 * 1024;
+
+/// Names of entries left out that an answer tells; of more it tells the number.
+const MAX_NAMED_SKIPPED: usize = 100;
+
+/// A folder that is durably stored.
+pub(super) struct PutFolder {
+    pub(super) receipt: PutReceipt,
+    /// Entries that were left out beside those that the receipt names.
+    pub(super) skipped_unlisted: u64,
+}
+
+/// Entries that are no files or folders: the first by name, a stream may have millions.
+#[derive(Default)]
+struct Skipped {
+    named: Vec<PathBuf>,
+    unlisted: u64,
+}
+
+impl Skipped {
+    fn add(&mut self, name: String) {
+        if self.named.len() < MAX_NAMED_SKIPPED {
+            self.named.push(name.into());
+        } else {
+            self.unlisted += 1;
+        }
+    }
+}
 
 /// What the parser found next.
 enum Part {
@@ -55,7 +84,7 @@ pub(super) async fn put(
     body: impl AsyncRead + Send + Unpin + 'static,
     options: PutOptions,
     key: &NodeKey,
-) -> Result<PutReceipt, ApiError> {
+) -> Result<PutFolder, ApiError> {
     let (parts, mut queue) = mpsc::channel(QUEUE_PIECES);
     let body = SyncIoBridge::new(body);
     tokio::task::spawn_blocking(move || {
@@ -67,7 +96,7 @@ pub(super) async fn put(
         let _ = parts.blocking_send(last);
     });
     let mut folder = store.begin_directory();
-    let mut skipped = Vec::new();
+    let mut skipped = Skipped::default();
     let mut files = 0;
     loop {
         match queue.recv().await {
@@ -85,7 +114,7 @@ pub(super) async fn put(
                 };
                 folder.add(&name, &mut file).await.map_err(put_error)?;
             }
-            Some(Part::Skipped(name)) => skipped.push(name.into()),
+            Some(Part::Skipped(name)) => skipped.add(name),
             Some(Part::Finished) => break,
             Some(Part::Broken(error)) => {
                 return Err(ApiError::bad_request(format!(
@@ -100,8 +129,11 @@ pub(super) async fn put(
         }
     }
     let mut receipt = folder.finish(options, key).await.map_err(put_error)?;
-    receipt.skipped.append(&mut skipped);
-    Ok(receipt)
+    receipt.skipped.append(&mut skipped.named);
+    Ok(PutFolder {
+        receipt,
+        skipped_unlisted: skipped.unlisted,
+    })
 }
 
 fn parse(body: impl Read, parts: &mpsc::Sender<Part>) -> io::Result<()> {
@@ -226,28 +258,17 @@ pub(super) async fn get(
     let mut headers = content_headers(etag, source, "application/x-tar", &format!("{id}.tar"));
     // A tar stream has no ranges: its bytes are made on the way.
     headers.remove(header::ACCEPT_RANGES);
-    let (pieces, mut queue) = mpsc::channel(QUEUE_PIECES);
     let store = state.store.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Err(error) = pack(&store, &entries, &pieces) {
+    let stream = written_by(move |out| {
+        pack(&store, &entries, out).inspect_err(|error| {
             tracing::warn!(document = %id, "a folder's download broke off: {error}");
-            // The connection may be what broke.
-            let _ = pieces.blocking_send(Err(error));
-        }
+        })
     });
-    let stream = futures::stream::poll_fn(move |context| queue.poll_recv(context));
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-fn pack(
-    store: &Store,
-    entries: &[DirectoryEntry],
-    pieces: &mpsc::Sender<io::Result<Bytes>>,
-) -> io::Result<()> {
-    let mut archive = tar::Builder::new(PieceWriter {
-        pieces,
-        piece: Vec::with_capacity(PIECE_BYTES),
-    });
+fn pack(store: &Store, entries: &[DirectoryEntry], out: &mut PieceWriter) -> io::Result<()> {
+    let mut archive = tar::Builder::new(out);
     for entry in entries {
         let mut header = tar::Header::new_gnu();
         header.set_size(entry.size);
@@ -265,7 +286,7 @@ fn pack(
             },
         )?;
     }
-    archive.into_inner()?.flush()
+    archive.finish()
 }
 
 /// Verified pieces of a file as a reader.
@@ -289,31 +310,6 @@ where
         let count = self.piece.len().min(into.len());
         into[..count].copy_from_slice(&self.piece.split_to(count));
         Ok(count)
-    }
-}
-
-struct PieceWriter<'a> {
-    pieces: &'a mpsc::Sender<io::Result<Bytes>>,
-    piece: Vec<u8>,
-}
-
-impl Write for PieceWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
-        self.pieces
-            .blocking_send(Ok(piece.into()))
-            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -432,6 +428,20 @@ mod tests {
 
         assert!(parsed.files.is_empty(), "{:?}", parsed.files);
         assert!(parsed.broken.unwrap().contains("header is larger"));
+    }
+
+    #[test]
+    fn given_more_left_out_than_an_answer_names_when_added_then_the_rest_is_counted() {
+        let mut skipped = Skipped::default();
+
+        for number in 0..MAX_NAMED_SKIPPED + 7 {
+            skipped.add(format!("link-{number}"));
+        }
+
+        assert_eq!(
+            (skipped.named.len(), skipped.unlisted),
+            (MAX_NAMED_SKIPPED, 7)
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) async fn put(
         .put(reader(body), options, &state.key)
         .await
         .map_err(put_error)?;
-    Ok(stored(&state, receipt))
+    Ok(stored(&state, receipt, 0))
 }
 
 /// Stores a folder, sent as a tar stream, as one document. It is durable when the answer comes.
@@ -57,8 +57,8 @@ pub(crate) async fn put_directory(
     body: Body,
 ) -> Result<Response, ApiError> {
     let options = put_options(query)?;
-    let receipt = archive::put(&state.store, reader(body), options, &state.key).await?;
-    Ok(stored(&state, receipt))
+    let put = archive::put(&state.store, reader(body), options, &state.key).await?;
+    Ok(stored(&state, put.receipt, put.skipped_unlisted))
 }
 
 fn reader(body: Body) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {
@@ -82,7 +82,7 @@ fn put_options(query: Result<Query<PutQuery>, QueryRejection>) -> Result<PutOpti
     })
 }
 
-fn stored(state: &ApiState, receipt: PutReceipt) -> Response {
+fn stored(state: &ApiState, receipt: PutReceipt, skipped_unlisted: u64) -> Response {
     state.control.announce(receipt.document, Held::Here);
     let body = Stored {
         id: receipt.document.to_string(),
@@ -95,6 +95,7 @@ fn stored(state: &ApiState, receipt: PutReceipt) -> Response {
             .iter()
             .map(|path| path.display().to_string())
             .collect(),
+        skipped_unlisted,
     };
     (StatusCode::CREATED, Json(body)).into_response()
 }

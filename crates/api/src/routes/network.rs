@@ -9,8 +9,8 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use warren_mesh::{
-    ConnectError, MemberInfo, Multiaddr, NatKind, NatStatus, PeerId, PeerInfo, Reachability,
-    Traffic,
+    ConnectError, MemberInfo, Multiaddr, NatKind, NatStatus, PeerId, PeerInfo, Presence,
+    Reachability, Traffic,
 };
 
 use crate::error::{ApiError, ErrorBody};
@@ -170,7 +170,12 @@ fn offline(info: &MemberInfo, traffic: &BTreeMap<PeerId, Traffic>) -> Peer {
         peer_id: member.peer_id.to_string(),
         node_name: record.map(|record| record.name.clone()),
         organization_id: Some(member.organization.as_str().to_owned()),
-        status: "offline".to_owned(),
+        status: match info.presence {
+            Presence::Unreachable => "unreachable",
+            // Who is connected is shown as such from what is known of its connections.
+            Presence::Connected | Presence::Away => "offline",
+        }
+        .to_owned(),
         region: record.and_then(|record| record.region.clone()),
         capabilities: member
             .capabilities
@@ -313,7 +318,7 @@ pub(crate) async fn bootstrap(
 
 /// Registers with the discovery servers.
 #[utoipa::path(post, path = "/api/v1/network/register", tag = "network",
-    responses((status = 204), (status = 503, body = ErrorBody)))]
+    responses((status = 204), (status = 409, body = ErrorBody)))]
 pub(crate) async fn register(State(state): State<ApiState>) -> Result<StatusCode, ApiError> {
     state.control.register().await?;
     Ok(StatusCode::NO_CONTENT)

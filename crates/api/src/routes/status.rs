@@ -47,6 +47,7 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Result<Json<Status>
             .transfer_address
             .map(|address| address.to_string()),
         peers: state.mesh.peers().await.len(),
+        gossip_mesh_peers: state.mesh.gossip_meshes().await,
         storage: StorageStatus {
             documents: usage.documents,
             used_bytes: usage.stored_bytes,
@@ -85,7 +86,7 @@ pub(crate) async fn reload(State(state): State<ApiState>) -> Result<Json<Reloade
 
 /// Makes a one-time join token; needs the roles `discovery` and `issuer`.
 #[utoipa::path(post, path = "/api/v1/join/tokens", request_body = GrantRequest, tag = "node",
-    responses((status = 201, body = Grant), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+    responses((status = 201, body = Grant), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(crate) async fn grant(
     State(state): State<ApiState>,
     body: Result<Json<GrantRequest>, JsonRejection>,
