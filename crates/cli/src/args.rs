@@ -73,6 +73,9 @@ pub(crate) enum Command {
         /// Node key (PKCS#8 PEM)
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
+        /// File whose first line opens the key, where it is encrypted
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
     },
     /// Say how the running node is doing
     Status,
@@ -194,30 +197,16 @@ pub(crate) enum CaCommand {
         /// Folder of the CA that this one follows: whoever is revoked there stays revoked
         #[arg(long, value_name = "DIR")]
         after: Option<PathBuf>,
+        /// Encrypt the key with the first line of this file
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
     },
     /// Issue a node certificate
     Issue(IssueArgs),
-    /// Revoke every certificate of a peer; peers drop it
-    Revoke {
-        /// Folder of the CA
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// Peer to revoke
-        #[arg(long, value_name = "PEER_ID")]
-        peer: String,
-        /// Organisation, where the CA certificate does not name it
-        #[arg(long)]
-        org: Option<String>,
-    },
+    /// Revoke a peer for good, or one certificate; peers drop it
+    Revoke(RevokeArgs),
     /// Sign a fresh revocation list before the present one is stale
-    Crl {
-        /// Folder of the CA
-        #[arg(long, value_name = "DIR")]
-        dir: PathBuf,
-        /// Organisation, where the CA certificate does not name it
-        #[arg(long)]
-        org: Option<String>,
-    },
+    Crl(AuthorityArgs),
     /// Make a one-time token with which a new machine joins; needs a running node with the issuer role
     Token(TokenArgs),
     /// List what the CA has issued
@@ -228,15 +217,45 @@ pub(crate) enum CaCommand {
     },
 }
 
+/// A CA that signs.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("subject").required(true).args(["key", "csr", "peer"]))]
-pub(crate) struct IssueArgs {
+pub(crate) struct AuthorityArgs {
     /// Folder of the CA
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Organisation, where the CA certificate does not name it
+    #[arg(long)]
+    pub(crate) org: Option<String>,
+    /// File whose first line opens the CA's key, where it is encrypted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("revoked").required(true).args(["peer", "serial"]))]
+pub(crate) struct RevokeArgs {
+    #[command(flatten)]
+    pub(crate) authority: AuthorityArgs,
+    /// Peer to revoke, with every certificate it has or gets; the machine comes back with a new key only
+    #[arg(long, value_name = "PEER_ID")]
+    pub(crate) peer: Option<String>,
+    /// Serial of the one certificate to revoke, as `warren ca list` and `openssl x509 -serial` show it; its node stays
+    /// a member with any other
+    #[arg(long, value_name = "HEX")]
+    pub(crate) serial: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("subject").required(true).args(["key", "csr", "peer"]))]
+pub(crate) struct IssueArgs {
+    #[command(flatten)]
+    pub(crate) authority: AuthorityArgs,
     /// Node key to certify
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+    /// File whose first line opens the node key, where it is encrypted
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) key_passphrase_file: Option<PathBuf>,
     /// Certificate request to sign: the CA never sees the key
     #[arg(long, value_name = "FILE")]
     pub(crate) csr: Option<PathBuf>,
@@ -259,9 +278,6 @@ pub(crate) struct IssueArgs {
     /// hub, edge, relay, exit, gateway, admin, acl:write, route:PREFIX
     #[arg(long, value_name = "NAME")]
     pub(crate) capability: Vec<String>,
-    /// Organisation, where the CA certificate does not name it
-    #[arg(long)]
-    pub(crate) org: Option<String>,
     /// Allow names such as *.acme.com, whose holder can pose as every host of that domain
     #[arg(long)]
     pub(crate) allow_wildcard: bool,
@@ -322,6 +338,9 @@ pub(crate) struct KeygenArgs {
     /// Existing key to make the request for
     #[arg(long, value_name = "FILE", requires = "csr", conflicts_with = "output")]
     pub(crate) key: Option<PathBuf>,
+    /// Encrypt the new key with the first line of this file, or open the existing one with it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// Name to put into the request
     #[arg(long, default_value = "node")]
     pub(crate) name: String,

@@ -144,6 +144,7 @@ fn security(v: &Values<'_>) -> Security {
     Security {
         tls_cert: v.get("network.security.tls_cert"),
         tls_key: v.get("network.security.tls_key"),
+        tls_key_passphrase_file: v.optional("network.security.tls_key_passphrase_file"),
         ca_cert: v.get("network.security.ca_cert"),
         crl: v.optional("network.security.crl"),
         admission: match v.word("network.security.admission") {
@@ -152,6 +153,7 @@ fn security(v: &Values<'_>) -> Security {
         },
         renew_before: v.get("network.security.renew_before"),
         issuer_dir: v.optional("network.security.issuer_dir"),
+        issuer_passphrase_file: v.optional("network.security.issuer_passphrase_file"),
         issuer_leaf_lifetime: v.get("network.security.issuer_leaf_lifetime"),
     }
 }

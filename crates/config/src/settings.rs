@@ -279,6 +279,8 @@ pub struct Security {
     pub tls_cert: PathBuf,
     /// PEM file with the leaf's key: the node's key.
     pub tls_key: PathBuf,
+    /// File with the passphrase of the node's key, where that is encrypted.
+    pub tls_key_passphrase_file: Option<PathBuf>,
     /// PEM file with the organisation's CA certificate; several while the CA is rolled over.
     pub ca_cert: PathBuf,
     /// X.509 revocation list to begin with.
@@ -289,6 +291,8 @@ pub struct Security {
     pub renew_before: Duration,
     /// Folder with `ca_cert.pem` and `ca_key.pem`; `Some` wherever `roles` holds [`Role::Issuer`].
     pub issuer_dir: Option<PathBuf>,
+    /// File with the passphrase of the CA's key, where that is encrypted.
+    pub issuer_passphrase_file: Option<PathBuf>,
     /// Life of the leaves that the issuer signs.
     pub issuer_leaf_lifetime: Duration,
 }

@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use warren_identity::{
     CRL_VALIDITY, CaRequest, CertificateAuthority, CrlError, IssuanceLedger, IssueError, Leaf,
-    LeafRequest, LoadAuthorityError, OrganizationId, PeerId, RevocationList, Serial, UnixTime,
+    LeafRequest, LeafRevocation, LoadAuthorityError, OrganizationId, PeerId, RevocationList,
+    Serial, UnixTime,
 };
 use zeroize::Zeroizing;
 
 use crate::files::{self, FileError, Overwrite};
+use crate::key_file::{self, KeyFileError};
 use crate::random;
 
 /// Name of the CA certificate in its folder.
@@ -31,6 +33,9 @@ pub enum CaError {
     /// A file of it.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Its key does not open, or was not written.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// Its certificate and key.
     #[error("the CA in {} cannot be used: {source}", folder.display())]
     Load {
@@ -50,19 +55,17 @@ pub enum CaError {
     /// The CA refused.
     #[error(transparent)]
     Issue(#[from] IssueError),
-    /// The list that was signed cannot be read back.
+    /// The list that was signed cannot be read back. What was to be revoked is in the ledger.
     #[error("the new revocation list cannot be read back: {0}")]
     Crl(#[from] CrlError),
 }
 
-/// What a revocation did.
+/// A revocation list that was signed and written.
 #[derive(Debug)]
-pub struct Revoked {
-    /// Leaves of the peer that were still valid; `None`: it was revoked before.
-    pub leaves: Option<usize>,
-    /// The new revocation list.
+pub struct SignedList {
+    /// The list.
     pub list: RevocationList,
-    /// Where it was written.
+    /// Where it is.
     pub path: PathBuf,
 }
 
@@ -71,6 +74,19 @@ pub struct Revoked {
 pub struct CaFolder {
     folder: PathBuf,
     organization: Option<OrganizationId>,
+    /// File with the passphrase of the CA's key.
+    passphrase_file: Option<PathBuf>,
+}
+
+/// What a new CA is made from.
+#[derive(Debug, Clone)]
+pub struct NewCa<'a> {
+    /// The organisation it speaks for.
+    pub organization: OrganizationId,
+    /// How long it is valid, usually [`warren_identity::CA_VALIDITY`].
+    pub validity: Duration,
+    /// File with the passphrase that its key is put under.
+    pub passphrase_file: Option<&'a Path>,
 }
 
 impl CaFolder {
@@ -78,15 +94,28 @@ impl CaFolder {
     ///
     /// # Errors
     /// [`FileError::Exists`] where one is; nothing is changed then.
-    pub fn create(
+    pub fn create(folder: &Path, new: &NewCa<'_>) -> Result<Self, CaError> {
+        Self::create_with(folder, new, &IssuanceLedger::default())
+    }
+
+    /// Makes the CA that follows the one in `old`: whoever is revoked there stays revoked, and a first list says so.
+    ///
+    /// # Errors
+    /// As [`Self::create`], and when the old ledger cannot be read; nothing is made then.
+    pub fn create_after(folder: &Path, new: &NewCa<'_>, old: &Path) -> Result<Self, CaError> {
+        let carried = Self::new(old, None).ledger()?.for_next_authority();
+        let this = Self::create_with(folder, new, &carried)?;
+        this.sign_list()?;
+        Ok(this)
+    }
+
+    fn create_with(
         folder: &Path,
-        organization: OrganizationId,
-        validity: Duration,
+        new: &NewCa<'_>,
+        ledger: &IssuanceLedger,
     ) -> Result<Self, CaError> {
-        let this = Self {
-            folder: folder.to_owned(),
-            organization: Some(organization.clone()),
-        };
+        let this = Self::new(folder, Some(new.organization.clone()))
+            .with_passphrase_file(new.passphrase_file.map(Path::to_owned));
         for name in [CA_CERT, CA_KEY] {
             let path = folder.join(name);
             if path.exists() {
@@ -94,18 +123,19 @@ impl CaFolder {
             }
         }
         let request = CaRequest {
-            organization,
+            organization: new.organization.clone(),
             key_material: Zeroizing::new(random::bytes()),
             serial: Serial::from_random(random::bytes()),
-            validity,
+            validity: new.validity,
         };
         let authority = CertificateAuthority::create(&request, UnixTime::now())
             .map_err(|source| this.load_error(source))?;
-        files::write_whole(
+        key_file::write(
             &folder.join(CA_KEY),
-            authority.key_pem().as_bytes(),
+            authority.key_pem(),
             0o400,
             Overwrite::Refuse,
+            new.passphrase_file,
         )?;
         files::write_whole(
             &folder.join(CA_CERT),
@@ -113,24 +143,8 @@ impl CaFolder {
             0o644,
             Overwrite::Refuse,
         )?;
-        this.locked(|_, _| Ok(()))?;
-        Ok(this)
-    }
-
-    /// Makes the CA that follows the one in `old`: whoever is revoked there stays revoked, and a first list says so.
-    ///
-    /// # Errors
-    /// As [`Self::create`], and when the old ledger cannot be read; nothing is made then.
-    pub fn create_after(
-        folder: &Path,
-        organization: OrganizationId,
-        validity: Duration,
-        old: &Path,
-    ) -> Result<Self, CaError> {
-        let carried = Self::new(old, None).ledger()?.for_next_authority();
-        let this = Self::create(folder, organization, validity)?;
-        this.store_ledger(&carried)?;
-        this.sign_list()?;
+        let _lock = this.lock()?;
+        this.store_ledger(ledger)?;
         Ok(this)
     }
 
@@ -140,6 +154,16 @@ impl CaFolder {
         Self {
             folder: folder.to_owned(),
             organization,
+            passphrase_file: None,
+        }
+    }
+
+    /// The same CA, whose key the first line of this file opens where it is encrypted.
+    #[must_use]
+    pub fn with_passphrase_file(self, passphrase_file: Option<PathBuf>) -> Self {
+        Self {
+            passphrase_file,
+            ..self
         }
     }
 
@@ -150,39 +174,31 @@ impl CaFolder {
     pub fn authority(&self) -> Result<CertificateAuthority, CaError> {
         let hint = "make a CA with `warren ca init`";
         let certificate = files::read_text("the CA certificate", &self.folder.join(CA_CERT), hint)?;
-        let key = Zeroizing::new(files::read_secret(
+        let key = key_file::read(
             "the CA key",
             &self.folder.join(CA_KEY),
             hint,
-        )?);
+            self.passphrase_file.as_deref(),
+        )?;
         CertificateAuthority::from_pem(&certificate, &key, self.organization.as_ref())
             .map_err(|source| self.load_error(source))
     }
 
-    /// Issues a leaf and enters it in the ledger.
+    /// Issues a leaf and enters it in the ledger, which is stored before the leaf is handed out.
     ///
     /// # Errors
     /// What of the request cannot be certified.
     pub fn issue(&self, request: &LeafRequest) -> Result<Leaf, CaError> {
-        self.locked(|authority, ledger| {
-            Ok(ledger.issue(
-                authority,
-                request,
-                UnixTime::now(),
-                Serial::from_random(random::bytes()),
-            )?)
-        })
-    }
-
-    /// Enters a leaf that this CA's key has signed elsewhere.
-    ///
-    /// # Errors
-    /// The ledger cannot be written.
-    pub fn record(&self, leaf: &Leaf) -> Result<(), CaError> {
-        self.locked(|_, ledger| {
-            ledger.record(leaf, UnixTime::now());
-            Ok(())
-        })
+        let _lock = self.lock()?;
+        let (authority, mut ledger) = (self.authority()?, self.ledger()?);
+        let leaf = ledger.issue(
+            &authority,
+            request,
+            UnixTime::now(),
+            Serial::from_random(random::bytes()),
+        )?;
+        self.store_ledger(&ledger)?;
+        Ok(leaf)
     }
 
     /// Lets `change` work on the ledger, which is stored only if it says so.
@@ -201,39 +217,47 @@ impl CaFolder {
         Ok(())
     }
 
-    /// Revokes a peer for good and signs a new list.
+    /// Revokes a peer for good and signs a new list. Gives how many of its leaves were still valid; `None`: it was
+    /// revoked before.
     ///
     /// # Errors
     /// The list cannot be signed or written.
-    pub fn revoke(&self, peer: PeerId) -> Result<Revoked, CaError> {
+    pub fn revoke(&self, peer: PeerId) -> Result<(Option<usize>, SignedList), CaError> {
         self.sign_after(|ledger, now| ledger.revoke_peer(peer, now))
+    }
+
+    /// Revokes one leaf, and the companion that was issued with it, and signs a new list. The peer stays a member with
+    /// any other leaf. Gives whether it was news.
+    ///
+    /// # Errors
+    /// The list cannot be signed or written.
+    pub fn revoke_leaf(&self, serial: &[u8]) -> Result<(LeafRevocation, SignedList), CaError> {
+        self.sign_after(|ledger, now| ledger.revoke_serial(serial, now))
     }
 
     /// Signs a fresh list of what is revoked already.
     ///
     /// # Errors
     /// The list cannot be signed or written.
-    pub fn sign_list(&self) -> Result<Revoked, CaError> {
-        self.sign_after(|_, _| None)
+    pub fn sign_list(&self) -> Result<SignedList, CaError> {
+        Ok(self.sign_after(|_, _| ())?.1)
     }
 
-    fn sign_after(
+    /// The ledger is stored before the list is written: a list that is lost is signed again, a revocation is not.
+    fn sign_after<T>(
         &self,
-        change: impl FnOnce(&mut IssuanceLedger, UnixTime) -> Option<usize>,
-    ) -> Result<Revoked, CaError> {
+        change: impl FnOnce(&mut IssuanceLedger, UnixTime) -> T,
+    ) -> Result<(T, SignedList), CaError> {
         let path = self.folder.join(CRL);
-        self.locked(|authority, ledger| {
-            let now = UnixTime::now();
-            let leaves = change(ledger, now);
-            let der = ledger.sign_crl(authority, now, CRL_VALIDITY)?;
-            let list = RevocationList::from_der(&der, authority.roots())?;
-            files::write_whole(&path, list.to_pem().as_bytes(), 0o644, Overwrite::Replace)?;
-            Ok(Revoked {
-                leaves,
-                list,
-                path: path.clone(),
-            })
-        })
+        let _lock = self.lock()?;
+        let (authority, mut ledger) = (self.authority()?, self.ledger()?);
+        let now = UnixTime::now();
+        let changed = change(&mut ledger, now);
+        let der = ledger.sign_crl(&authority, now, CRL_VALIDITY)?;
+        self.store_ledger(&ledger)?;
+        let list = RevocationList::from_der(&der, authority.roots())?;
+        files::write_whole(&path, list.to_pem().as_bytes(), 0o644, Overwrite::Replace)?;
+        Ok((changed, SignedList { list, path }))
     }
 
     /// What was issued and revoked.
@@ -247,18 +271,6 @@ impl CaFolder {
         }
         let text = files::read_secret("the CA's ledger", &path, "")?;
         serde_json::from_str(&text).map_err(|source| CaError::Ledger { path, source })
-    }
-
-    fn locked<T>(
-        &self,
-        change: impl FnOnce(&CertificateAuthority, &mut IssuanceLedger) -> Result<T, CaError>,
-    ) -> Result<T, CaError> {
-        let _lock = self.lock()?;
-        let authority = self.authority()?;
-        let mut ledger = self.ledger()?;
-        let made = change(&authority, &mut ledger)?;
-        self.store_ledger(&ledger)?;
-        Ok(made)
     }
 
     fn lock(&self) -> Result<File, FileError> {
@@ -320,6 +332,14 @@ mod tests {
         OrganizationId::new("org_acme_corp").unwrap()
     }
 
+    fn new_ca() -> NewCa<'static> {
+        NewCa {
+            organization: acme(),
+            validity: CRL_VALIDITY,
+            passphrase_file: None,
+        }
+    }
+
     fn request(key: &NodeKey) -> LeafRequest {
         LeafRequest {
             peer_id: key.peer_id(),
@@ -336,9 +356,9 @@ mod tests {
     #[test]
     fn a_second_ca_is_not_made_over_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        CaFolder::create(folder.path(), &new_ca()).unwrap();
         let before = std::fs::read(folder.path().join(CA_KEY)).unwrap();
-        let again = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap_err();
+        let again = CaFolder::create(folder.path(), &new_ca()).unwrap_err();
         assert!(again.to_string().contains("exists"), "{again}");
         assert_eq!(std::fs::read(folder.path().join(CA_KEY)).unwrap(), before);
         assert_eq!(
@@ -353,15 +373,48 @@ mod tests {
     #[test]
     fn a_revoked_peer_gets_no_further_leaf() {
         let folder = tempfile::tempdir().unwrap();
-        let ca = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
         let key = NodeKey::from_seed(random::bytes());
         ca.issue(&request(&key)).unwrap();
-        let revoked = ca.revoke(key.peer_id()).unwrap();
-        assert_eq!(revoked.leaves, Some(1));
-        assert!(revoked.list.is_peer_revoked(&key.peer_id()));
+        let (leaves, signed) = ca.revoke(key.peer_id()).unwrap();
+        assert_eq!(leaves, Some(1));
+        assert!(signed.list.is_peer_revoked(&key.peer_id()));
         let refused = ca.issue(&request(&key)).unwrap_err();
         assert!(
             matches!(refused, CaError::Issue(IssueError::PeerRevoked(_))),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_revoked_leaf_is_listed_and_its_peer_may_have_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
+        let key = NodeKey::from_seed(random::bytes());
+        let leaf = ca.issue(&request(&key)).unwrap();
+        let (revocation, signed) = ca.revoke_leaf(&leaf.facts().serial).unwrap();
+        assert_eq!(revocation, LeafRevocation::Revoked);
+        assert!(signed.list.is_revoked(&leaf.facts().serial));
+        assert!(!signed.list.is_peer_revoked(&key.peer_id()));
+        ca.issue(&request(&key)).unwrap();
+    }
+
+    #[test]
+    fn a_key_under_a_passphrase_signs_with_it_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let passphrase = folder.path().join("passphrase");
+        files::write_whole(&passphrase, b"correct horse", 0o600, Overwrite::Refuse).unwrap();
+        let dir = folder.path().join("ca");
+        let new = NewCa {
+            passphrase_file: Some(&passphrase),
+            ..new_ca()
+        };
+        let made = CaFolder::create(&dir, &new).unwrap();
+        made.issue(&request(&NodeKey::from_seed(random::bytes())))
+            .unwrap();
+        let refused = CaFolder::new(&dir, None).authority().unwrap_err();
+        assert!(
+            refused.to_string().contains("--passphrase-file"),
             "{refused}"
         );
     }
@@ -371,9 +424,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (old, new) = (home.path().join("old"), home.path().join("new"));
         let revoked = NodeKey::from_seed(random::bytes());
-        let ca = CaFolder::create(&old, acme(), CRL_VALIDITY).unwrap();
+        let ca = CaFolder::create(&old, &new_ca()).unwrap();
         ca.revoke(revoked.peer_id()).unwrap();
-        let next = CaFolder::create_after(&new, acme(), CRL_VALIDITY, &old).unwrap();
+        let next = CaFolder::create_after(&new, &new_ca(), &old).unwrap();
         let refused = next.issue(&request(&revoked)).unwrap_err();
         assert!(
             matches!(refused, CaError::Issue(IssueError::PeerRevoked(_))),
@@ -385,10 +438,11 @@ mod tests {
     #[test]
     fn each_revocation_list_has_a_higher_number_than_the_one_before() {
         let folder = tempfile::tempdir().unwrap();
-        let ca = CaFolder::create(folder.path(), acme(), CRL_VALIDITY).unwrap();
+        let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
         let mut numbers = (0..3).map(|_| {
             ca.revoke(NodeKey::from_seed(random::bytes()).peer_id())
                 .unwrap()
+                .1
                 .list
                 .number()
         });

@@ -12,10 +12,10 @@ use warren_identity::{
 };
 use warren_mesh::Multiaddr;
 
-use crate::ca_folder::{CA_CERT, CA_KEY, CaFolder};
+use crate::ca_folder::{CA_CERT, CA_KEY, CaFolder, NewCa};
 use crate::files::{self, Overwrite};
 use crate::node::{Node, Start};
-use crate::{random, settings};
+use crate::{material, random, settings};
 
 /// How long the nodes may take to find each other.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -37,7 +37,14 @@ impl Network {
         let ca_folder = home.join("ca");
         let ca = match ca_folder.join(CA_KEY).exists() {
             true => CaFolder::new(&ca_folder, Some(organization.clone())),
-            false => CaFolder::create(&ca_folder, organization.clone(), CA_VALIDITY)?,
+            false => CaFolder::create(
+                &ca_folder,
+                &NewCa {
+                    organization: organization.clone(),
+                    validity: CA_VALIDITY,
+                    passphrase_file: None,
+                },
+            )?,
         };
         let mut network = Self { nodes: Vec::new() };
         for number in 1..=count {
@@ -126,7 +133,7 @@ impl Network {
 fn make_identity(folder: &Path, ca: &CaFolder, name: &str) -> anyhow::Result<()> {
     let key_path = folder.join("node.pem");
     let key = match key_path.exists() {
-        true => NodeKey::from_pem(&files::read_secret("the node key", &key_path, "")?)?,
+        true => material::read_key(&key_path, None)?,
         false => {
             let key = NodeKey::from_seed(random::bytes());
             files::write_whole(&key_path, key.to_pem().as_bytes(), 0o600, Overwrite::Refuse)?;

@@ -14,11 +14,12 @@ use warren_discovery::client::{
 use warren_discovery::core::failover::Timing;
 use warren_discovery::engine::{Embedded, Postgres, PostgresOptions, Registry};
 use warren_discovery::server::{
-    BootstrapAccess, ClientAuth, DiscoveryServer, Guest, Issuer, LedgerError, LedgerStore, Seed,
+    BootstrapAccess, ClientAuth, DiscoveryServer, Issuer, LedgerError, LedgerStore, Seed,
     ServerConfig,
 };
 use warren_discovery::wire::PeerEntry;
 use warren_identity::join::JoinError;
+use warren_identity::tls::Guest;
 use warren_identity::{
     CertificateFacts, IssuanceLedger, NodeRecord, OrganizationId, Revocations, Roots, Signed,
     Trust, UnixMillis, certificates_from_pem,
@@ -161,17 +162,17 @@ fn guests(settings: &Settings, trust: &Trust) -> anyhow::Result<Vec<Guest>> {
 }
 
 fn issuer(settings: &Settings, trust: &Trust) -> anyhow::Result<Issuer> {
-    let folder = settings
-        .network
-        .security
+    let security = &settings.network.security;
+    let folder = security
         .issuer_dir
         .as_ref()
         .context("the role `issuer` needs network.security.issuer_dir")?;
-    let ca = CaFolder::new(folder, Some(trust.organization().clone()));
+    let ca = CaFolder::new(folder, Some(trust.organization().clone()))
+        .with_passphrase_file(security.issuer_passphrase_file.clone());
     Ok(Issuer {
         authority: Arc::new(ca.authority()?),
         ledger: Arc::new(ca),
-        leaf_lifetime: settings.network.security.issuer_leaf_lifetime,
+        leaf_lifetime: security.issuer_leaf_lifetime,
     })
 }
 

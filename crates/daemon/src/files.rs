@@ -134,7 +134,8 @@ fn read_bounded(what: &'static str, path: &Path, file: File) -> Result<String, F
             bytes,
         });
     }
-    let mut text = String::new();
+    // Of its full size from the start: growing would leave copies of a secret behind.
+    let mut text = String::with_capacity(usize::try_from(bytes).unwrap_or_default() + 1);
     file.take(MAX_MATERIAL_BYTES)
         .read_to_string(&mut text)
         .map_err(|source| FileError::io("read", path, source))?;

@@ -10,6 +10,7 @@ mod control;
 pub mod dev;
 mod discovery_parts;
 pub mod files;
+pub mod key_file;
 pub mod material;
 mod mesh_settings;
 pub mod node;

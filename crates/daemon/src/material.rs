@@ -15,6 +15,7 @@ use warren_identity::{
 use zeroize::Zeroizing;
 
 use crate::files::{self, FileError, Overwrite};
+use crate::key_file::{self, KeyFileError};
 
 /// Name of the file, in the storage folder, that keeps the newest revocation lists.
 pub const LEARNT_CRL: &str = "crl.pem";
@@ -25,6 +26,9 @@ pub enum MaterialError {
     /// A file is missing, readable by others, or cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A private key that does not open.
+    #[error(transparent)]
+    KeyFile(#[from] KeyFileError),
     /// The node key.
     #[error("the node key {} cannot be used: {source}", path.display())]
     Key {
@@ -195,9 +199,11 @@ pub fn learnt_crl(settings: &Settings) -> PathBuf {
 
 fn node_key(settings: &Settings) -> Result<NodeKey, MaterialError> {
     let path = &settings.network.libp2p.peer_key;
-    let key = read_key(path)?;
-    let tls_key = &settings.network.security.tls_key;
-    if tls_key != path && read_key(tls_key)?.peer_id() != key.peer_id() {
+    let security = &settings.network.security;
+    let passphrase = security.tls_key_passphrase_file.as_deref();
+    let key = read_key(path, passphrase)?;
+    let tls_key = &security.tls_key;
+    if tls_key != path && read_key(tls_key, passphrase)?.peer_id() != key.peer_id() {
         return Err(MaterialError::TwoKeys {
             tls_key: tls_key.clone(),
             peer_key: path.clone(),
@@ -206,9 +212,13 @@ fn node_key(settings: &Settings) -> Result<NodeKey, MaterialError> {
     Ok(key)
 }
 
-fn read_key(path: &Path) -> Result<NodeKey, MaterialError> {
+/// Reads a node key, opened with the first line of `passphrase_file` where it is encrypted.
+///
+/// # Errors
+/// Missing, readable by others, under another passphrase, or no node key.
+pub fn read_key(path: &Path, passphrase_file: Option<&Path>) -> Result<NodeKey, MaterialError> {
     let hint = "make one with `warren keygen --output FILE`, or all of it with `warren init`";
-    let text = Zeroizing::new(files::read_secret("the node key", path, hint)?);
+    let text = key_file::read("the node key", path, hint, passphrase_file)?;
     NodeKey::from_pem(&text).map_err(|source| MaterialError::Key {
         path: path.to_owned(),
         source,

@@ -301,9 +301,11 @@ impl TrustKeeper {
         let security = &settings.network.security;
         let fresh = match &security.issuer_dir {
             Some(folder) => {
-                let (trust, folder) = (self.trust.clone(), folder.clone());
+                let trust = self.trust.clone();
+                let ca = CaFolder::new(folder, Some(trust.organization().clone()))
+                    .with_passphrase_file(security.issuer_passphrase_file.clone());
                 let lifetime = security.issuer_leaf_lifetime;
-                blocking(move || issued_here(&trust, &folder, lifetime)).await
+                blocking(move || issued_here(&trust, &ca, lifetime)).await
             }
             None => self.issued_elsewhere(&settings).await,
         };
@@ -348,11 +350,10 @@ fn pause_of(remaining: Duration) -> Duration {
 }
 
 /// A leaf by this node's own issuer. Waits for the CA folder's lock.
-fn issued_here(trust: &Trust, folder: &Path, lifetime: Duration) -> Result<String, String> {
+fn issued_here(trust: &Trust, ca: &CaFolder, lifetime: Duration) -> Result<String, String> {
     let leaf = trust.leaf().ok_or("the node has no certificate")?;
     let companion = Some(trust.key().companion_key().public_key().to_vec());
     let request = LeafRequest::renewal_of(&leaf, lifetime, companion);
-    let ca = CaFolder::new(folder, Some(trust.organization().clone()));
     let fresh = ca.issue(&request).map_err(|error| error.to_string())?;
     Ok(fresh.to_pem())
 }

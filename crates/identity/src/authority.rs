@@ -570,7 +570,7 @@ impl PublicKeyData for RawKey {
 fn ca_key_pair(key_pem: &str) -> Result<KeyPair, LoadAuthorityError> {
     if key_pem.contains("ENCRYPTED") {
         return Err(LoadAuthorityError::Key(
-            "it is encrypted (decrypt it with `openssl pkey -in FILE -out NEW`)",
+            "it is encrypted: name the file with its passphrase (`--passphrase-file FILE`; for a running issuer `network.security.issuer_passphrase_file`)",
         ));
     }
     if !key_pem.contains("PRIVATE KEY-----") {

@@ -34,14 +34,14 @@ pub enum KeyError {
         "the key is truncated or damaged: {0}; restore it from a backup or make a new one with `warren keygen`"
     )]
     Damaged(&'static str),
-    /// The PEM block is something else than an unencrypted PKCS#8 private key.
+    /// The PEM block is something else than a PKCS#8 private key.
     #[error(
         "the PEM block is `{0}`, not `PRIVATE KEY` (PKCS#8); make a key with `warren keygen --output FILE`"
     )]
     WrongBlock(String),
-    /// The key is protected with a passphrase.
+    /// The key is under a passphrase: [`crate::decrypt_key_pem`] opens it.
     #[error(
-        "the key is encrypted; decrypt it with `openssl pkey -in FILE -out NEW` and keep NEW readable by its owner only (0600)"
+        "the key is encrypted: name the file with its passphrase (`--passphrase-file FILE`; for a running node `network.security.tls_key_passphrase_file`)"
     )]
     Encrypted,
     /// A private key of another algorithm.
@@ -342,7 +342,7 @@ pub fn public_key_of_peer_id(peer_id: &PeerId) -> Option<[u8; 32]> {
     Some(key.try_into_ed25519().ok()?.to_bytes())
 }
 
-fn private_key_pem(der: &[u8]) -> Zeroizing<String> {
+pub(crate) fn private_key_pem(der: &[u8]) -> Zeroizing<String> {
     let mut block = pem::Pem::new("PRIVATE KEY", der);
     let text = Zeroizing::new(pem::encode_config(
         &block,

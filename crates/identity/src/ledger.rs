@@ -1,5 +1,5 @@
 //! The CA's issuance ledger: which serials went to which peer, and what is revoked. A plain value with serde; the
-//! caller keeps it beside the CA key (`issued.json`) and writes it before it hands out what was signed.
+//! caller keeps it beside the CA key and writes it before it hands out what was signed.
 
 use std::time::Duration;
 
@@ -30,6 +30,17 @@ pub struct IssuedLeaf {
     pub issued_at_unix_s: u64,
     /// When it ends, in seconds since 1970.
     pub not_after_unix_s: u64,
+}
+
+/// What became of a leaf that was to be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeafRevocation {
+    /// It is revoked now.
+    Revoked,
+    /// It is revoked now, and the ledger does not know it: it is another CA's, or the serial has a typing error.
+    RevokedUnknown,
+    /// It was revoked before.
+    Already,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,27 +136,53 @@ impl IssuanceLedger {
         )
     }
 
-    /// Revokes one leaf by its serial in bytes; the peer may still use others. Returns `false` if it was revoked.
-    pub fn revoke_serial(&mut self, serial: &[u8], now: UnixTime) -> bool {
-        let serial = hex::encode(trimmed(serial));
-        if self
-            .revoked_leaves
-            .iter()
-            .any(|known| known.serial == serial)
-        {
-            return false;
+    /// Revokes one leaf by its serial in bytes, and the companion that the ledger knows of it; the peer may still use
+    /// other leaves. A leaf that the ledger does not know, of `openssl` say, is revoked all the same.
+    pub fn revoke_serial(&mut self, serial: &[u8], now: UnixTime) -> LeafRevocation {
+        let serial = trimmed(serial);
+        let companion = <[u8; 16]>::try_from(serial)
+            .map(|bytes| hex::encode(Serial::from_random(bytes).companion().as_bytes()))
+            .ok()
+            .filter(|companion| self.entry(companion).is_some());
+        let serial = hex::encode(serial);
+        let outcome = match self.entry(&serial) {
+            _ if self.is_leaf_revoked(&serial) => LeafRevocation::Already,
+            Some(_) => LeafRevocation::Revoked,
+            None => LeafRevocation::RevokedUnknown,
+        };
+        for serial in std::iter::once(serial).chain(companion) {
+            if self.is_leaf_revoked(&serial) {
+                continue;
+            }
+            let not_after_unix_s = self.entry(&serial).map(|leaf| leaf.not_after_unix_s);
+            self.revoked_leaves.push(RevokedLeaf {
+                serial,
+                at_unix_s: now.as_secs(),
+                not_after_unix_s,
+            });
         }
-        let not_after_unix_s = self
-            .issued
+        outcome
+    }
+
+    fn entry(&self, serial: &str) -> Option<&IssuedLeaf> {
+        self.issued.iter().find(|leaf| leaf.serial == serial)
+    }
+
+    /// Whether the leaf with this serial (lower-case hexadecimal) was revoked by itself.
+    #[must_use]
+    pub fn is_leaf_revoked(&self, serial: &str) -> bool {
+        self.revoked_leaves
             .iter()
-            .find(|l| l.serial == serial)
-            .map(|l| l.not_after_unix_s);
-        self.revoked_leaves.push(RevokedLeaf {
-            serial,
-            at_unix_s: now.as_secs(),
-            not_after_unix_s,
-        });
-        true
+            .any(|revoked| revoked.serial == serial)
+    }
+
+    /// How many certificates the peer was given since then; a companion counts beside its leaf.
+    #[must_use]
+    pub fn issued_since(&self, peer_id: &PeerId, since: UnixTime) -> usize {
+        self.issued
+            .iter()
+            .filter(|leaf| leaf.peer_id == *peer_id && leaf.issued_at_unix_s >= since.as_secs())
+            .count()
     }
 
     /// Whether the peer was revoked.

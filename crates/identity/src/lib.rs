@@ -15,6 +15,7 @@ pub mod join;
 mod key;
 mod ledger;
 mod organization;
+mod passphrase;
 mod record;
 mod revocation;
 mod roots;
@@ -38,9 +39,13 @@ pub use csr::{Csr, CsrError};
 pub use key::{
     CompanionKey, KeyError, NodeKey, peer_id_of_public_key, peer_id_serde, public_key_of_peer_id,
 };
-pub use ledger::{CRL_VALIDITY, IssuanceLedger, IssuedLeaf};
+pub use ledger::{CRL_VALIDITY, IssuanceLedger, IssuedLeaf, LeafRevocation};
 pub use libp2p_identity::PeerId;
 pub use organization::{OrganizationError, OrganizationId};
+pub use passphrase::{
+    DecryptKeyError, EncryptKeyError, NoPassphrase, Passphrase, decrypt_key_pem, encrypt_key_pem,
+    is_encrypted_key,
+};
 pub use record::NodeRecord;
 pub use revocation::{
     CrlError, MAX_CRL_BYTES, MergeOutcome, RevocationList, Revocations, peer_revocation_serial,

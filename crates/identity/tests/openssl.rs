@@ -10,9 +10,10 @@ use support::{
     DAY, NOW_S, at, ca, key, leaf, now, openssl, org, read, request, serial, try_openssl, write,
 };
 use warren_identity::{
-    CertificateAuthority, CertificateFacts, Csr, HttpsIdentity, IssuanceLedger, KeyError, Leaf,
-    LoadAuthorityError, NodeKey, OrganizationId, PeerId, Purpose, Refusal, RevocationList,
-    Revocations, Roots, UnixTime, verify_certificate, verify_member,
+    CertificateAuthority, CertificateFacts, Csr, DecryptKeyError, HttpsIdentity, IssuanceLedger,
+    KeyError, Leaf, LoadAuthorityError, NodeKey, OrganizationId, Passphrase, PeerId, Purpose,
+    Refusal, RevocationList, Revocations, Roots, UnixTime, decrypt_key_pem, encrypt_key_pem,
+    verify_certificate, verify_member,
 };
 
 fn dir() -> tempfile::TempDir {
@@ -235,6 +236,123 @@ fn given_keys_of_openssl_when_read_then_ed25519_is_taken_and_the_rest_refused_by
         KeyError::WrongAlgorithm("elliptic-curve (ECDSA)")
     );
     assert_eq!(error("x.pem"), KeyError::WrongAlgorithm("X25519"));
+}
+
+fn passphrase(text: &str) -> Passphrase {
+    Passphrase::from_file_text(text).unwrap()
+}
+
+#[test]
+fn given_keys_that_openssl_encrypted_when_read_with_their_passphrase_then_each_is_the_key() {
+    let dir = dir();
+    let plain = key(1).to_pem();
+    write(dir.path(), "plain.pem", &plain);
+    write(dir.path(), "passphrase", "correct horse\n");
+    let ways: [&[&str]; 4] = [
+        &["-v2", "aes-256-cbc"],
+        &["-v2", "aes-128-cbc", "-iter", "4000"],
+        &["-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512"],
+        &["-scrypt"],
+    ];
+    for way in ways {
+        let fixed = ["pkcs8", "-topk8", "-in", "plain.pem", "-out", "locked.pem"];
+        let arguments = [&fixed, way, &["-passout", "file:passphrase"]].concat();
+        openssl(dir.path(), &arguments);
+        let locked = read(dir.path(), "locked.pem");
+
+        let opened = decrypt_key_pem(&locked, &passphrase("correct horse\n")).unwrap();
+
+        assert_eq!(*opened, *plain, "{way:?}");
+        assert_eq!(
+            decrypt_key_pem(&locked, &passphrase("battery staple")).unwrap_err(),
+            DecryptKeyError::WrongPassphrase,
+            "{way:?}"
+        );
+    }
+}
+
+#[test]
+fn given_keys_that_we_encrypted_when_openssl_reads_them_then_it_finds_the_key() {
+    let dir = dir();
+    write(dir.path(), "passphrase", "correct horse\n");
+    for plain in [&key(1).to_pem(), ca().key_pem()] {
+        let locked = encrypt_key_pem(plain, &passphrase("correct horse"), [9; 32]).unwrap();
+        write(dir.path(), "locked.pem", &locked);
+
+        openssl(
+            dir.path(),
+            &[
+                "pkey",
+                "-in",
+                "locked.pem",
+                "-passin",
+                "file:passphrase",
+                "-out",
+                "opened.pem",
+            ],
+        );
+
+        assert_eq!(read(dir.path(), "opened.pem"), plain);
+    }
+}
+
+#[test]
+fn given_an_rsa_ca_key_that_openssl_encrypted_when_read_then_it_signs_with_its_passphrase_only() {
+    let dir = dir();
+    openssl_ca(dir.path());
+    write(dir.path(), "passphrase", "correct horse\n");
+    openssl(
+        dir.path(),
+        &[
+            "pkcs8",
+            "-topk8",
+            "-v2",
+            "aes-256-cbc",
+            "-in",
+            "ca_key.pem",
+            "-out",
+            "locked.pem",
+            "-passout",
+            "file:passphrase",
+        ],
+    );
+    let (cert, locked) = (
+        read(dir.path(), "ca_cert.pem"),
+        read(dir.path(), "locked.pem"),
+    );
+
+    let refused = CertificateAuthority::from_pem(&cert, &locked, Some(&org())).unwrap_err();
+    let opened = decrypt_key_pem(&locked, &passphrase("correct horse")).unwrap();
+
+    assert!(refused.to_string().contains("passphrase"), "{refused}");
+    CertificateAuthority::from_pem(&cert, &opened, Some(&org())).unwrap();
+}
+
+#[test]
+fn given_keys_in_encryptions_of_old_when_opened_then_the_message_says_how_to_write_them_anew() {
+    let dir = dir();
+    openssl(
+        dir.path(),
+        &[
+            "genrsa",
+            "-traditional",
+            "-aes256",
+            "-passout",
+            "pass:correct horse",
+            "-out",
+            "old.pem",
+            "2048",
+        ],
+    );
+
+    let refused =
+        decrypt_key_pem(&read(dir.path(), "old.pem"), &passphrase("correct horse")).unwrap_err();
+
+    assert_eq!(refused, DecryptKeyError::Unsupported);
+    assert!(
+        refused.to_string().contains("openssl pkcs8 -topk8"),
+        "{refused}"
+    );
 }
 
 #[test]

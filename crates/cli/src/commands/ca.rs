@@ -7,13 +7,15 @@ use anyhow::{Context, anyhow};
 use reqwest::Method;
 use serde::Serialize;
 use warren_api::types::{Grant, GrantRequest};
-use warren_daemon::ca_folder::CaFolder;
+use warren_daemon::ca_folder::{CaFolder, NewCa, SignedList};
 use warren_daemon::files::{self, Overwrite};
-use warren_identity::{Capabilities, Csr, LeafRequest, OrganizationId, PeerId, WildcardNames};
+use warren_daemon::material::read_key;
+use warren_identity::{
+    Capabilities, Csr, LeafRequest, LeafRevocation, OrganizationId, PeerId, WildcardNames,
+};
 
-use crate::args::{CaCommand, Global, IssueArgs, TokenArgs};
+use crate::args::{AuthorityArgs, CaCommand, Global, IssueArgs, RevokeArgs, TokenArgs};
 use crate::client::ApiClient;
-use crate::commands::key::read_key;
 use crate::output::{Format, table};
 
 /// Seconds of a day.
@@ -26,10 +28,18 @@ pub(crate) fn run(command: CaCommand, global: &Global, format: Format) -> anyhow
             dir,
             days,
             after,
-        } => init(&org, &dir, days, after.as_deref(), format),
+            passphrase_file,
+        } => {
+            let new = NewCa {
+                organization: OrganizationId::new(&org)?,
+                validity: Duration::from_secs(u64::from(days) * DAY_S),
+                passphrase_file: passphrase_file.as_deref(),
+            };
+            init(&dir, &new, after.as_deref(), format)
+        }
         CaCommand::Issue(args) => issue(&args, format),
-        CaCommand::Revoke { dir, peer, org } => revoke(&dir, &peer, org.as_deref(), format),
-        CaCommand::Crl { dir, org } => sign_crl(&dir, org.as_deref(), format),
+        CaCommand::Revoke(args) => revoke(&args, format),
+        CaCommand::Crl(args) => sign_crl(&args, format),
         CaCommand::List { dir } => list(&dir, format),
         CaCommand::Token(_) => Err(anyhow!(
             "a token needs a running node; --config {:?} names none",
@@ -38,8 +48,9 @@ pub(crate) fn run(command: CaCommand, global: &Global, format: Format) -> anyhow
     }
 }
 
-fn organization(id: Option<&str>) -> anyhow::Result<Option<OrganizationId>> {
-    Ok(id.map(OrganizationId::new).transpose()?)
+fn folder(args: &AuthorityArgs) -> anyhow::Result<CaFolder> {
+    let organization = args.org.as_deref().map(OrganizationId::new).transpose()?;
+    Ok(CaFolder::new(&args.dir, organization).with_passphrase_file(args.passphrase_file.clone()))
 }
 
 #[derive(Serialize)]
@@ -49,21 +60,13 @@ struct Made {
     key: String,
 }
 
-fn init(
-    org: &str,
-    dir: &Path,
-    days: u32,
-    after: Option<&Path>,
-    format: Format,
-) -> anyhow::Result<()> {
-    let organization = OrganizationId::new(org)?;
-    let validity = Duration::from_secs(u64::from(days) * DAY_S);
+fn init(dir: &Path, new: &NewCa<'_>, after: Option<&Path>, format: Format) -> anyhow::Result<()> {
     match after {
-        None => CaFolder::create(dir, organization, validity)?,
-        Some(old) => CaFolder::create_after(dir, organization, validity, old)?,
+        None => CaFolder::create(dir, new)?,
+        Some(old) => CaFolder::create_after(dir, new, old)?,
     };
     let made = Made {
-        organization: org.to_owned(),
+        organization: new.organization.to_string(),
         certificate: dir
             .join(warren_daemon::ca_folder::CA_CERT)
             .display()
@@ -85,6 +88,8 @@ fn init(
 struct Issued {
     peer_id: String,
     certificate: String,
+    /// Whether the file also holds a P-256 leaf for clients that refuse Ed25519.
+    companion: bool,
 }
 
 fn issue(args: &IssueArgs, format: Format) -> anyhow::Result<()> {
@@ -109,7 +114,7 @@ fn issue(args: &IssueArgs, format: Format) -> anyhow::Result<()> {
         }
         .into());
     }
-    let leaf = CaFolder::new(&args.dir, organization(args.org.as_deref())?).issue(&request)?;
+    let leaf = folder(&args.authority)?.issue(&request)?;
     files::write_whole(
         &args.out,
         leaf.to_pem().as_bytes(),
@@ -119,14 +124,26 @@ fn issue(args: &IssueArgs, format: Format) -> anyhow::Result<()> {
     let issued = Issued {
         peer_id: peer_id.to_string(),
         certificate: args.out.display().to_string(),
+        companion: leaf.companion().is_some(),
     };
+    if !issued.companion && format == Format::Text {
+        eprintln!(
+            "warren: the certificate has no P-256 companion for clients that refuse Ed25519: {} does not tell its key; \
+             a request made with `warren keygen --csr FILE`, or --key, does",
+            if args.peer.is_some() {
+                "a peer id"
+            } else {
+                "this request"
+            }
+        );
+    }
     Ok(format.print(&issued, |issued| issued.certificate.clone())?)
 }
 
 /// The peer to certify, and the public key of its companion leaf where it can be known.
 fn subject(args: &IssueArgs) -> anyhow::Result<(PeerId, Option<Vec<u8>>)> {
     if let Some(path) = &args.key {
-        let key = read_key(path)?;
+        let key = read_key(path, args.key_passphrase_file.as_deref())?;
         return Ok((
             key.peer_id(),
             Some(key.companion_key().public_key().to_vec()),
@@ -158,18 +175,58 @@ fn parse_peer(text: &str) -> anyhow::Result<PeerId> {
 struct RevokedPeer {
     peer_id: String,
     revoked_leaves: Option<usize>,
+    #[serde(flatten)]
+    signed: ShownList,
+}
+
+#[derive(Serialize)]
+struct RevokedLeaf {
+    serial: String,
+    outcome: &'static str,
+    #[serde(flatten)]
+    signed: ShownList,
+}
+
+/// A revocation list that was written.
+#[derive(Serialize)]
+struct ShownList {
     list: String,
     number: u64,
 }
 
-fn revoke(dir: &Path, peer: &str, org: Option<&str>, format: Format) -> anyhow::Result<()> {
+impl From<SignedList> for ShownList {
+    fn from(signed: SignedList) -> Self {
+        Self {
+            list: signed.path.display().to_string(),
+            number: signed.list.number(),
+        }
+    }
+}
+
+impl ShownList {
+    fn next(&self) -> String {
+        format!(
+            "{} is list {}: any node whose network.security.crl names it takes it at once and passes it on",
+            self.list, self.number
+        )
+    }
+}
+
+fn revoke(args: &RevokeArgs, format: Format) -> anyhow::Result<()> {
+    let ca = folder(&args.authority)?;
+    if let Some(serial) = &args.serial {
+        return revoke_leaf(&ca, serial, format);
+    }
+    let peer = args
+        .peer
+        .as_deref()
+        .context("name what to revoke: --peer or --serial")?;
     let peer = parse_peer(peer)?;
-    let revoked = CaFolder::new(dir, organization(org)?).revoke(peer)?;
+    let (leaves, signed) = ca.revoke(peer)?;
     let shown = RevokedPeer {
         peer_id: peer.to_string(),
-        revoked_leaves: revoked.leaves,
-        list: revoked.path.display().to_string(),
-        number: revoked.list.number(),
+        revoked_leaves: leaves,
+        signed: signed.into(),
     };
     Ok(format.print(&shown, |shown| {
         let leaves = match shown.revoked_leaves {
@@ -178,24 +235,63 @@ fn revoke(dir: &Path, peer: &str, org: Option<&str>, format: Format) -> anyhow::
             Some(count) => format!("{count} certificates of it were still valid"),
         };
         format!(
-            "revoked {}: {leaves}\n{} is list {}: any node whose network.security.crl names it takes it at once and passes it on",
-            shown.peer_id, shown.list, shown.number
+            "revoked {}: {leaves}\n{}",
+            shown.peer_id,
+            shown.signed.next()
         )
     })?)
 }
 
-#[derive(Serialize)]
-struct SignedList {
-    list: String,
-    number: u64,
+fn revoke_leaf(ca: &CaFolder, serial: &str, format: Format) -> anyhow::Result<()> {
+    let bytes = parse_serial(serial)?;
+    let (revocation, signed) = ca.revoke_leaf(&bytes)?;
+    let shown = RevokedLeaf {
+        serial: serial.to_owned(),
+        outcome: match revocation {
+            LeafRevocation::Revoked => "revoked",
+            LeafRevocation::RevokedUnknown => {
+                "revoked, though this CA's ledger does not know it: compare it with `warren ca list`"
+            }
+            LeafRevocation::Already => "it was revoked before",
+        },
+        signed: signed.into(),
+    };
+    Ok(format.print(&shown, |shown| {
+        format!(
+            "certificate {}: {}\n{}",
+            shown.serial,
+            shown.outcome,
+            shown.signed.next()
+        )
+    })?)
 }
 
-fn sign_crl(dir: &Path, org: Option<&str>, format: Format) -> anyhow::Result<()> {
-    let signed = CaFolder::new(dir, organization(org)?).sign_list()?;
-    let shown = SignedList {
-        list: signed.path.display().to_string(),
-        number: signed.list.number(),
+/// A serial as people copy it: hexadecimal in either case, perhaps with colons or a prefix as `openssl` prints it.
+fn parse_serial(text: &str) -> anyhow::Result<Vec<u8>> {
+    let digits: String = text
+        .trim_start_matches("serial=")
+        .chars()
+        .filter(|c| *c != ':')
+        .collect();
+    let even = if digits.len() % 2 == 0 {
+        digits
+    } else {
+        format!("0{digits}")
     };
+    let pairs = even
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| std::str::from_utf8(pair).ok());
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| u8::from_str_radix(pair?, 16).ok())
+        .collect();
+    bytes
+        .filter(|bytes| (1..=20).contains(&bytes.len()))
+        .with_context(|| format!("{text:?} is no serial: expected 1 to 40 hexadecimal digits"))
+}
+
+fn sign_crl(args: &AuthorityArgs, format: Format) -> anyhow::Result<()> {
+    let shown = ShownList::from(folder(args)?.sign_list()?);
     Ok(format.print(&shown, |shown| {
         format!("{} is list {}", shown.list, shown.number)
     })?)
@@ -208,11 +304,9 @@ fn list(dir: &Path, format: Format) -> anyhow::Result<()> {
             let until = i64::try_from(leaf.not_after_unix_s)
                 .ok()
                 .and_then(|second| jiff::Timestamp::from_second(second).ok());
-            let state = if ledger.is_peer_revoked(&leaf.peer_id) {
-                "revoked"
-            } else {
-                ""
-            };
+            let revoked =
+                ledger.is_peer_revoked(&leaf.peer_id) || ledger.is_leaf_revoked(&leaf.serial);
+            let state = if revoked { "revoked" } else { "" };
             vec![
                 leaf.peer_id.to_string(),
                 leaf.name.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::Serialize;
 use warren_config::{Role, Template};
-use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder};
+use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder, NewCa};
 use warren_daemon::files::{self, FileError, Overwrite};
 use warren_daemon::random;
 use warren_identity::{
@@ -39,7 +39,14 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     warren_config::check_node_id(&args.name)?;
     let dir = &args.dir;
     refuse_existing(dir, &[CONFIG, KEY, CERT])?;
-    let ca = CaFolder::create(&dir.join(CA), organization, CA_VALIDITY)?;
+    let ca = CaFolder::create(
+        &dir.join(CA),
+        &NewCa {
+            organization,
+            validity: CA_VALIDITY,
+            passphrase_file: None,
+        },
+    )?;
     let key = NodeKey::from_seed(random::bytes());
     let leaf = ca.issue(&LeafRequest {
         peer_id: key.peer_id(),

@@ -14,7 +14,6 @@ use zeroize::Zeroizing;
 
 use super::init::{CERT, CONFIG, KEY, refuse_existing};
 use crate::args::{Global, JoinArgs};
-use crate::commands::key::read_key;
 use crate::output::Format;
 
 const CA_CERT: &str = "ca_cert.pem";
@@ -52,7 +51,7 @@ pub(crate) async fn run(
     // The key is written first: a join that breaks off after the server has issued can be repeated with it.
     let key_path = dir.join(KEY);
     let key = if key_path.exists() {
-        read_key(&key_path)?
+        material::read_key(&key_path, None)?
     } else {
         make_key(&key_path)?
     };

@@ -5,22 +5,12 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 use warren_daemon::files::{self, Overwrite};
-use warren_daemon::random;
+use warren_daemon::material::read_key;
+use warren_daemon::{key_file, random};
 use warren_identity::{CertificateFacts, Csr, Leaf, NodeKey, UnixTime};
 
 use crate::args::KeygenArgs;
 use crate::output::{Format, print_line};
-
-/// Reads a node key, with the remedies a person needs.
-pub(crate) fn read_key(path: &Path) -> anyhow::Result<NodeKey> {
-    let text = files::read_secret(
-        "the node key",
-        path,
-        "make one with `warren keygen --output FILE`",
-    )?;
-    NodeKey::from_pem(&text)
-        .with_context(|| format!("the node key {} cannot be used", path.display()))
-}
 
 #[derive(Serialize)]
 struct Generated {
@@ -41,11 +31,12 @@ pub(crate) fn keygen(args: &KeygenArgs, format: Format) -> anyhow::Result<()> {
     {
         return Err(files::FileError::Exists { path: path.clone() }.into());
     }
+    let passphrase_file = args.passphrase_file.as_deref();
     let key = match (&args.key, &args.output) {
-        (Some(path), _) => read_key(path)?,
+        (Some(path), _) => read_key(path, passphrase_file)?,
         (None, Some(path)) => {
             let key = NodeKey::from_seed(random::bytes());
-            files::write_whole(path, key.to_pem().as_bytes(), 0o600, overwrite)?;
+            key_file::write(path, &key.to_pem(), 0o600, overwrite, passphrase_file)?;
             key
         }
         // clap requires one of the two.
@@ -64,9 +55,13 @@ pub(crate) fn keygen(args: &KeygenArgs, format: Format) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn peer_id(path: &Path, format: Format) -> anyhow::Result<()> {
+pub(crate) fn peer_id(
+    path: &Path,
+    passphrase_file: Option<&Path>,
+    format: Format,
+) -> anyhow::Result<()> {
     let shown = Generated {
-        peer_id: read_key(path)?.peer_id().to_string(),
+        peer_id: read_key(path, passphrase_file)?.peer_id().to_string(),
     };
     format.print(&shown, |shown| shown.peer_id.clone())?;
     Ok(())

@@ -30,7 +30,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let format = Format::from_flag(global.json);
     match cli.command {
         Command::Keygen(args) => key::keygen(&args, format)?,
-        Command::Peerid { key } => key::peer_id(&key, format)?,
+        Command::Peerid {
+            key,
+            passphrase_file,
+        } => key::peer_id(&key, passphrase_file.as_deref(), format)?,
         Command::Cert(CertCommand::Show { file }) => key::show_certificate(&file, format)?,
         Command::Ca(CaCommand::Token(args)) => {
             return asking(&global, async |client| {

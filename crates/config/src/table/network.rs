@@ -308,6 +308,13 @@ pub(super) const PLACES: &[Key] = &[
     )
     .env(&["WARREN_TLS_KEY"]),
     key(
+        "network.security.tls_key_passphrase_file",
+        Kind::Path,
+        Nothing("keys need not be encrypted"),
+        "a passphrase on a command line or in a variable can be seen by others",
+        "File, readable by its owner only, whose first line opens an encrypted `tls_key` and `peer_key`.",
+    ),
+    key(
         "network.security.ca_cert",
         Kind::Path,
         Value("/etc/warren/certs/ca.crt"),
@@ -335,7 +342,7 @@ pub(super) const PLACES: &[Key] = &[
         Kind::Duration { min_s: 60, max_s: 365 * DAY_S },
         Value("30d"),
         "a month to notice that renewal fails",
-        "How long before its end the certificate is renewed; never earlier than after half its life.",
+        "How long before its end the certificate is renewed; never earlier than after two thirds of its life.",
     )
     .live(),
     key(
@@ -344,6 +351,13 @@ pub(super) const PLACES: &[Key] = &[
         Nothing("needed by the role `issuer` only"),
         "the CA's key belongs on as few machines as possible",
         "Folder with `ca_cert.pem` and `ca_key.pem`, for the role `issuer`.",
+    ),
+    key(
+        "network.security.issuer_passphrase_file",
+        Kind::Path,
+        Nothing("keys need not be encrypted"),
+        "an issuer that starts by itself needs it at hand",
+        "File, readable by its owner only, whose first line opens an encrypted `ca_key.pem`.",
     ),
     key(
         "network.security.issuer_leaf_lifetime",

@@ -10,7 +10,6 @@ mod gate;
 mod issuing;
 mod listen;
 mod network;
-mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -31,8 +30,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use warren_identity::{
-    NodeRecord, OrganizationId, PeerId, Revocations, Roots, Signed, Trust, UnixMillis, UnixTime,
-    tls::ClientCertificates,
+    NodeRecord, OrganizationId, PeerId, Signed, Trust, UnixMillis, UnixTime,
+    tls::{ClientCertificates, Guest, https_server_with_guests},
 };
 use warren_telemetry::Metrics;
 
@@ -98,15 +97,6 @@ pub struct Seed {
     pub region: Option<String>,
 }
 
-/// A CA whose members may use this server as well (`auth.ca_cert`), each for its own organisation only.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// Its roots; they name the organisation.
-    pub roots: Roots,
-    /// What it revoked.
-    pub revocations: Revocations,
-}
-
 /// What one server bears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -158,7 +148,7 @@ pub struct ServerConfig {
     pub bootstrap_access: BootstrapAccess,
     /// The node's own key, leaf, roots and revocations, live.
     pub trust: Trust,
-    /// Further CAs for clients.
+    /// CAs whose members may use this server as well (`auth.ca_cert`), each for its own organisation only.
     pub guests: Vec<Guest>,
     /// Seeds (`bootstrap_peers`).
     pub seeds: Vec<Seed>,
@@ -307,7 +297,8 @@ fn acceptor(config: &ServerConfig) -> Result<TlsAcceptor, BindError> {
     } else {
         ClientCertificates::RequireCertificate
     };
-    let tls = tls::server(&config.trust, &config.guests, wanted)
+    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
+    let tls = https_server_with_guests(&config.trust, wanted, &config.guests, alpn)
         .map_err(|error| BindError::Tls(error.to_string()))?;
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

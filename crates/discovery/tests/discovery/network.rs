@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 use warren_discovery::{
     client::{ServerApi, TimeOuts},
     engine::{Postgres, PostgresOptions},
-    server::{BootstrapAccess, ClientAuth, Guest, Seed, ServerConfig, Transport},
+    server::{BootstrapAccess, ClientAuth, Seed, ServerConfig, Transport},
     wire::{PeersQuery, PublicKeyText},
 };
-use warren_identity::{CertificateAuthority, IssuanceLedger, Revocations, Signed, Trust};
+use warren_identity::{
+    CertificateAuthority, IssuanceLedger, Revocations, Signed, Trust, tls::Guest,
+};
 
 use crate::{
     postgres,

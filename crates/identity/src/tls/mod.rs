@@ -24,7 +24,7 @@ use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 pub use client::{ExpectedPeer, https_client, https_client_of, join_client, node_client};
-pub use server::{ClientCertificates, https_server, node_server};
+pub use server::{ClientCertificates, Guest, https_server, https_server_with_guests, node_server};
 
 use crate::trust::Trust;
 use crate::verify::{Member, Refusal};

@@ -9,6 +9,8 @@ use rustls::sign::CertifiedKey;
 
 use super::verifier::ClientVerifier;
 use super::{TlsError, provider};
+use crate::revocation::Revocations;
+use crate::roots::Roots;
 use crate::trust::Trust;
 
 /// What a server wants of its clients.
@@ -24,6 +26,15 @@ pub enum ClientCertificates {
     RequireMember,
 }
 
+/// Another organisation's CAs whose certificates pass the handshake as well. What they are worth is for the server to say.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Its roots; they name the organisation.
+    pub roots: Roots,
+    /// What it revoked.
+    pub revocations: Revocations,
+}
+
 /// A server for other nodes: TLS 1.3, this node's Ed25519 leaf, clients that are members. `alpn` names the protocols
 /// in order of preference, e.g. `warren-blocks/1`. The leaf is looked up at each handshake; one without a leaf fails.
 ///
@@ -36,6 +47,7 @@ pub fn node_server(trust: &Trust, alpn: &[&[u8]]) -> Result<ServerConfig, TlsErr
         .with_client_cert_verifier(Arc::new(ClientVerifier::new(
             trust.clone(),
             ClientCertificates::RequireMember,
+            Vec::new(),
         )))
         .with_cert_resolver(Arc::new(NodeLeaf(trust.clone())));
     Ok(finish(config, alpn))
@@ -51,6 +63,20 @@ pub fn https_server(
     clients: ClientCertificates,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, TlsError> {
+    https_server_with_guests(trust, clients, &[], alpn)
+}
+
+/// As [`https_server`], for clients of these guests as well. Guests are certificates, never members: they pass under
+/// [`ClientCertificates::Optional`] and [`ClientCertificates::RequireCertificate`].
+///
+/// # Errors
+/// As [`https_server`].
+pub fn https_server_with_guests(
+    trust: &Trust,
+    clients: ClientCertificates,
+    guests: &[Guest],
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
     let state = trust.snapshot();
     if state.own.is_none() && state.https.is_none() {
         return Err(TlsError::NoLeaf);
@@ -59,9 +85,11 @@ pub fn https_server(
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     let builder = match clients {
         ClientCertificates::None => builder.with_no_client_auth(),
-        wanted => {
-            builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(trust.clone(), wanted)))
-        }
+        wanted => builder.with_client_cert_verifier(Arc::new(ClientVerifier::new(
+            trust.clone(),
+            wanted,
+            guests.to_vec(),
+        ))),
     };
     Ok(finish(
         builder.with_cert_resolver(Arc::new(HttpsCertificate(trust.clone()))),

@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
 use super::client::ExpectedPeer;
-use super::server::ClientCertificates;
+use super::server::{ClientCertificates, Guest};
 use super::{provider, refused};
 use crate::capability::Capability;
 use crate::certificate::CertificateFacts;
@@ -44,26 +44,6 @@ impl Signatures {
         }
     }
 
-    fn tls12(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
-    }
-
-    fn tls13(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
-    }
-
     fn supported(&self) -> Vec<SignatureScheme> {
         match self.schemes {
             Schemes::Ed25519 => vec![SignatureScheme::ED25519],
@@ -73,6 +53,35 @@ impl Signatures {
                 .supported_schemes(),
         }
     }
+}
+
+/// The half of rustls' verifier traits that is about the handshake's signature; both traits have the same three methods.
+macro_rules! handshake_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.signatures.provider.signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, cert, signed, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let algorithms = &self.signatures.provider.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.signatures.supported()
+        }
+    };
 }
 
 /// How a server is to be known.
@@ -158,37 +167,19 @@ impl ServerCertVerifier for ServerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures.tls12(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures.tls13(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signatures.supported()
-    }
+    handshake_signatures!();
 }
 
 pub(super) struct ClientVerifier {
     trust: Trust,
     rule: ClientCertificates,
+    guests: Vec<Guest>,
     signatures: Signatures,
 }
 
 impl ClientVerifier {
-    pub(super) fn new(trust: Trust, rule: ClientCertificates) -> Self {
+    /// Guests are taken where any certificate of our CAs is, and never for members.
+    pub(super) fn new(trust: Trust, rule: ClientCertificates, guests: Vec<Guest>) -> Self {
         let schemes = match rule {
             ClientCertificates::RequireMember => Schemes::Ed25519,
             _ => Schemes::All,
@@ -196,6 +187,7 @@ impl ClientVerifier {
         Self {
             trust,
             rule,
+            guests,
             signatures: Signatures::new(schemes),
         }
     }
@@ -237,40 +229,23 @@ impl ClientCertVerifier for ClientVerifier {
                 verify_member(&chain, &state.roots, &state.revocations, now).map_err(refused)?;
             }
             _ => {
-                verify_certificate(
-                    &chain,
-                    &state.roots,
-                    &state.revocations,
-                    now,
-                    Purpose::Client,
-                )
-                .map_err(refused)?;
+                let of = |roots: &Roots, revocations: &Revocations| {
+                    verify_certificate(&chain, roots, revocations, now, Purpose::Client)
+                };
+                if let Err(refusal) = of(&state.roots, &state.revocations)
+                    && !self
+                        .guests
+                        .iter()
+                        .any(|guest| of(&guest.roots, &guest.revocations).is_ok())
+                {
+                    return Err(refused(refusal));
+                }
             }
         }
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures.tls12(message, cert, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signatures.tls13(message, cert, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signatures.supported()
-    }
+    handshake_signatures!();
 }
 
 fn chain_of<'a>(
