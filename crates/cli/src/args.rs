@@ -362,7 +362,7 @@ pub(crate) enum PeerStatus {
     Online,
     /// Known, not connected
     Offline,
-    /// Connected but silent, or every attempt to connect failed
+    /// Known, not connected, and the last attempt to reach it failed
     Unreachable,
 }
 

@@ -98,9 +98,10 @@ fn given_a_node_that_changes_its_address_when_it_comes_back_then_it_is_found_the
 }
 
 #[test]
-fn given_a_dozen_nodes_when_one_learns_a_revocation_list_then_it_reaches_all() {
-    const NODES: usize = 12;
-    let Some(lab) = Lab::or_skip("a-dozen") else {
+fn given_twenty_nodes_when_one_publishes_a_revocation_list_then_small_gossip_meshes_carry_it_to_all()
+ {
+    const NODES: usize = 20;
+    let Some(lab) = Lab::or_skip("twenty") else {
         return;
     };
     let net = topology::one_bridge(&lab, NODES as u16).unwrap();
@@ -117,16 +118,63 @@ fn given_a_dozen_nodes_when_one_learns_a_revocation_list_then_it_reaches_all() {
         let name = format!("node-{}", index + 1);
         nodes.push(organization.start(host, &name, known.clone()));
     }
-    until(Duration::from_secs(40), "everyone knows everyone", || {
-        nodes
-            .iter()
-            .all(|node| node.json(&["peers", "--status", "online"])["total"] == NODES - 1)
-    });
+    // The default degrees: six are wanted, four at least, twelve at most.
+    for node in &nodes {
+        until(
+            Duration::from_secs(60),
+            &format!("each gossip mesh of {} has four to twelve peers", node.name),
+            || {
+                let meshes = &node.json(&["status"])["gossip_mesh_peers"];
+                let meshes = meshes.as_object().unwrap();
+                let global = meshes.contains_key("warren.global");
+                let mut sizes = meshes.values().filter_map(Value::as_u64);
+                global && sizes.all(|peers| (4..=12).contains(&peers))
+            },
+        );
+    }
+    let gauge = "warren_network_gossip_mesh_peers";
+    let counted = nodes[0].metric(gauge, &["topic=\"warren.global\""]);
+    assert!((4.0..=12.0).contains(&counted), "{counted}");
 
     let number = format!("number={}", organization.sign_list());
     until(
-        Duration::from_secs(5),
+        Duration::from_secs(10),
         "the list is in force everywhere",
         || nodes.iter().all(|node| node.log().contains(&number)),
     );
+}
+
+#[test]
+fn given_a_peer_that_is_gone_when_it_is_dialled_then_it_is_unreachable_and_nothing_else_is_logged_of_it()
+ {
+    let Some(lab) = Lab::or_skip("gone") else {
+        return;
+    };
+    let net = topology::one_bridge(&lab, 2).unwrap();
+    let organization = Organization::new();
+    let often = json!({ "network": { "libp2p": { "dht": { "bootstrap_interval": 1 } } } });
+    let first = organization.start(&net.hosts[0], "first", often);
+    until(MEET_WITHIN, "it was alone for a while", || {
+        first.json(&["status"])["uptime_seconds"].as_u64() >= Some(3)
+    });
+    let known = bootstrap(&[&first.address("/ip4/10.0.0.1/tcp/4001")]);
+    let other = organization.start(&net.hosts[1], "other", known);
+    until(MEET_WITHIN, "the two meet", || {
+        let told = first.json(&["nat-check"]);
+        assert!(
+            told["reachability"] != "unknown" || told["nat"] == "unknown",
+            "a neighbour alone says nothing of the NAT: {told}"
+        );
+        first.is_connected(&other)
+    });
+
+    other.kill();
+    until(Duration::from_secs(60), "it is unreachable", || {
+        let peers = first.json(&["peers", "--status", "unreachable"]);
+        peers["total"] == 1 && peers["peers"][0]["peer_id"] == *other.peer_id
+    });
+
+    let log = first.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
 }

@@ -55,4 +55,6 @@ pub use rustls_pki_types::{CertificateDer, UnixTime};
 pub use signed::{Signed, SignedError, SignedPayload};
 pub use time::UnixMillis;
 pub use trust::{HttpsIdentity, HttpsIdentityError, ReplaceError, Trust};
-pub use verify::{CLOCK_TOLERANCE, Member, Purpose, Refusal, verify_certificate, verify_member};
+pub use verify::{
+    CLOCK_TOLERANCE, Intermediate, Member, Purpose, Refusal, verify_certificate, verify_member,
+};

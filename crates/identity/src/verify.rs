@@ -15,7 +15,7 @@ use crate::certificate::{
 use crate::organization::OrganizationId;
 use crate::record::NodeRecord;
 use crate::revocation::Revocations;
-use crate::roots::{RootCertificate, Roots, spki_hash};
+use crate::roots::{Roots, spki_hash};
 
 /// How far a leaf's start may lie in the future: clocks of machines that just booted differ by minutes. The end has no
 /// tolerance, and the CA backdates what it issues by [`crate::ISSUE_BACKDATE`] for clocks that are further behind.
@@ -36,8 +36,21 @@ pub struct Member {
     pub not_after: UnixTime,
     /// The leaf's serial, big-endian without leading zeros.
     pub serial: Vec<u8>,
-    /// Names the CA whose root the chain ends in: [`RootCertificate::key_hash`].
+    /// Names the CA whose root the chain ends in: [`crate::RootCertificate::key_hash`].
     pub issuer: [u8; 32],
+    /// CAs between that root and the leaf, the root's own first; most organisations have none.
+    pub intermediates: Vec<Intermediate>,
+}
+
+/// A CA between a root and a leaf, as far as a live session depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intermediate {
+    /// SHA-256 of its key, under which it would sign revocation lists.
+    pub key_hash: [u8; 32],
+    /// Its serial, big-endian without leading zeros; the CA above it revokes it by that.
+    pub serial: Vec<u8>,
+    /// When what it signed ends with it.
+    pub not_after: UnixTime,
 }
 
 impl Member {
@@ -60,12 +73,19 @@ impl Member {
                 found: self.organization.clone(),
             });
         }
-        refuse_expired_root(root, now)?;
+        refuse_expired_issuer(root.facts().not_after, now)?;
         if now.as_secs() > self.not_after.as_secs() {
             return Err(Refusal::Expired {
                 since: self.not_after,
             });
         }
+        check_intermediates(
+            &self.issuer,
+            &self.intermediates,
+            &self.serial,
+            now,
+            revocations,
+        )?;
         refuse_revoked(&self.issuer, &self.serial, Some(&self.peer_id), revocations)
     }
 
@@ -267,7 +287,7 @@ pub fn verify_member(
     revocations: &Revocations,
     now: UnixTime,
 ) -> Result<Member, Refusal> {
-    let (facts, issuer) = check_certificate(chain, roots, revocations, now, Purpose::Member)?;
+    let (facts, path) = check_certificate(chain, roots, revocations, now, Purpose::Member)?;
     let spiffe = one_spiffe_id(&facts)?;
     if spiffe.organization != *roots.organization() {
         return Err(Refusal::WrongOrganization {
@@ -294,7 +314,8 @@ pub fn verify_member(
         capabilities: facts.capabilities,
         not_after: facts.not_after,
         serial: facts.serial,
-        issuer,
+        issuer: path.root,
+        intermediates: path.intermediates,
     })
 }
 
@@ -359,14 +380,40 @@ fn one_spiffe_id(facts: &CertificateFacts) -> Result<SpiffeId, Refusal> {
     SpiffeId::parse(uri).ok_or_else(|| Refusal::BadSpiffeId(printable(uri)))
 }
 
-/// Signature path, time, revocation. Returns what the leaf says and the key hash of the root it ends in.
+/// The CAs from a root to the leaf, without the leaf.
+struct Path {
+    /// Key hash of the root.
+    root: [u8; 32],
+    /// What lies between, the root's own first.
+    intermediates: Vec<Intermediate>,
+}
+
+/// Whether every CA between root and leaf is in force. One is revoked by the CA above it, and so is the leaf, should
+/// the intermediate that signed it be trusted to sign lists itself; the caller looks the leaf up under the root.
+fn check_intermediates(
+    root: &[u8; 32],
+    intermediates: &[Intermediate],
+    leaf_serial: &[u8],
+    now: UnixTime,
+    revocations: &Revocations,
+) -> Result<(), Refusal> {
+    let mut above = root;
+    for intermediate in intermediates {
+        refuse_expired_issuer(intermediate.not_after, now)?;
+        refuse_revoked(above, &intermediate.serial, None, revocations)?;
+        above = &intermediate.key_hash;
+    }
+    refuse_revoked(above, leaf_serial, None, revocations)
+}
+
+/// Signature path, time, revocation. Returns what the leaf says and the path it hangs on.
 fn check_certificate(
     chain: &[CertificateDer<'_>],
     roots: &Roots,
     revocations: &Revocations,
     now: UnixTime,
     purpose: Purpose,
-) -> Result<(CertificateFacts, [u8; 32]), Refusal> {
+) -> Result<(CertificateFacts, Path), Refusal> {
     let (leaf, intermediates) = chain.split_first().ok_or(Refusal::NoCertificate)?;
     if chain.len() > MAX_CHAIN_CERTIFICATES + 1 {
         return Err(Refusal::Unsupported("more than 4 certificates and a root"));
@@ -378,7 +425,7 @@ fn check_certificate(
     if facts.not_before.as_secs() > facts.not_after.as_secs() {
         return Err(Refusal::Malformed("its validity ends before it begins"));
     }
-    let issuer = build_path(
+    let path = build_path(
         leaf,
         intermediates,
         roots,
@@ -398,11 +445,11 @@ fn check_certificate(
         });
     }
     let peer_id = facts.spiffe_id().map(|id| id.peer_id);
-    refuse_revoked(&issuer, &facts.serial, peer_id.as_ref(), revocations)?;
-    Ok((facts, issuer))
+    refuse_revoked(&path.root, &facts.serial, peer_id.as_ref(), revocations)?;
+    Ok((facts, path))
 }
 
-/// Finds the path to a trusted CA. Returns the key hash of the CA that issued the leaf's path (its root).
+/// Finds the path to a trusted CA, all of it in force.
 fn build_path(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -411,7 +458,7 @@ fn build_path(
     facts: &CertificateFacts,
     now: UnixTime,
     purpose: Purpose,
-) -> Result<[u8; 32], Refusal> {
+) -> Result<Path, Refusal> {
     let end_entity =
         EndEntityCert::try_from(leaf).map_err(|error| refusal_of(&error, facts, roots))?;
     // The leaf's own times are judged by the caller, with tolerance and after its signature: keep them out of the
@@ -434,21 +481,31 @@ fn build_path(
         .by_anchor(path.anchor())
         .max_by_key(|root| root.facts().not_after.as_secs())
         .ok_or(Refusal::UnknownIssuer)?;
-    refuse_expired_root(root, now)?;
-    // An intermediate is revoked by the CA above it. Leaf and peers are looked up by the caller, under the root and,
-    // here, under the intermediate that signed the leaf, should that be trusted to sign lists itself.
-    let mut above = root.key_hash();
-    for intermediate in path.intermediate_certificates().rev() {
-        refuse_revoked(&above, trimmed(intermediate.serial()), None, revocations)?;
-        above = spki_hash(&intermediate.der())
-            .ok_or(Refusal::Malformed("an intermediate is no certificate"))?;
-    }
-    refuse_revoked(&above, &facts.serial, None, revocations)?;
-    Ok(root.key_hash())
+    refuse_expired_issuer(root.facts().not_after, now)?;
+    let intermediates = path
+        .intermediate_certificates()
+        .rev()
+        .map(|intermediate| {
+            let der = intermediate.der();
+            let unreadable = Refusal::Malformed("an intermediate is no certificate");
+            Ok(Intermediate {
+                key_hash: spki_hash(&der).ok_or(unreadable)?,
+                serial: trimmed(intermediate.serial()).to_vec(),
+                not_after: CertificateFacts::parse(&der)
+                    .map_err(Refusal::Malformed)?
+                    .not_after,
+            })
+        })
+        .collect::<Result<Vec<_>, Refusal>>()?;
+    let root = root.key_hash();
+    check_intermediates(&root, &intermediates, &facts.serial, now, revocations)?;
+    Ok(Path {
+        root,
+        intermediates,
+    })
 }
 
-fn refuse_expired_root(root: &RootCertificate, now: UnixTime) -> Result<(), Refusal> {
-    let since = root.facts().not_after;
+fn refuse_expired_issuer(since: UnixTime, now: UnixTime) -> Result<(), Refusal> {
     if now.as_secs() > since.as_secs() {
         Err(Refusal::IssuerExpired { since })
     } else {

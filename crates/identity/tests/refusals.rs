@@ -12,8 +12,9 @@ use rcgen::{
 };
 use support::{DAY, NOW_S, at, ca, ca_of, key, leaf, now, org, request, serial};
 use warren_identity::{
-    CLOCK_TOLERANCE, Capability, CertificateAuthority, CertificateDer, IssuanceLedger, NodeRecord,
-    OrganizationId, Refusal, RevocationList, Revocations, Roots, UnixTime, verify_member,
+    CLOCK_TOLERANCE, Capability, CertificateAuthority, CertificateDer, IssuanceLedger, Member,
+    NodeRecord, OrganizationId, Refusal, RevocationList, Revocations, Roots, UnixTime,
+    verify_member,
 };
 
 type Case = (&'static str, Result<(), &'static str>);
@@ -129,7 +130,7 @@ fn given_one_case_per_reason_when_verified_then_each_is_refused_with_exactly_tha
         assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some());
     });
     let serial_revoked = revocations(&ca, |ledger| {
-        assert!(ledger.revoke_serial(serial(1).as_bytes(), now()));
+        ledger.revoke_serial(serial(1).as_bytes(), now());
     });
     let end = good.facts().not_after.as_secs();
     let ca_end = roots.first_end().unwrap().as_secs();
@@ -374,10 +375,8 @@ fn given_a_live_session_when_looked_at_again_then_expiry_revocation_and_lost_tru
     );
 }
 
-#[test]
-fn given_an_intermediate_ca_when_it_is_in_the_chain_then_its_leaf_is_a_member_and_its_revocation_counts()
- {
-    let ca = ca();
+/// A leaf of an intermediate CA (serial 0x42) that ends ten days from now.
+fn chain_through_an_intermediate(ca: &CertificateAuthority) -> [CertificateDer<'static>; 2] {
     let root_pair = KeyPair::from_pem(ca.key_pem()).unwrap();
     let root = rcgen::Issuer::from_ca_cert_der(ca.certificate(), root_pair).unwrap();
     let middle_pem = key(50).companion_key().to_pem();
@@ -386,12 +385,24 @@ fn given_an_intermediate_ca_when_it_is_in_the_chain_then_its_leaf_is_a_member_an
     params.distinguished_name.push(DnType::CommonName, "middle");
     params.serial_number = Some(vec![0x42].into());
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after =
+        time::OffsetDateTime::from_unix_timestamp(i64::try_from(NOW_S + 10 * DAY).unwrap())
+            .unwrap();
     let middle_cert = params.signed_by(&middle_pair, &root).unwrap();
     let middle =
         CertificateAuthority::from_pem(&middle_cert.pem(), &middle_pem, Some(&org())).unwrap();
     let leaf = middle.issue(&request(1), now(), serial(1)).unwrap();
-    let chain = [leaf.chain_der()[0].clone(), middle_cert.der().clone()];
-    let revoked = revocations(&ca, |ledger| assert!(ledger.revoke_serial(&[0x42], now())));
+    [leaf.chain_der()[0].clone(), middle_cert.der().clone()]
+}
+
+#[test]
+fn given_an_intermediate_ca_when_it_is_in_the_chain_then_its_leaf_is_a_member_and_its_revocation_counts()
+ {
+    let ca = ca();
+    let chain = chain_through_an_intermediate(&ca);
+    let revoked = revocations(&ca, |ledger| {
+        ledger.revoke_serial(&[0x42], now());
+    });
     assert_eq!(
         check(&chain, ca.roots(), &Revocations::none(), now()),
         Ok(())
@@ -400,6 +411,33 @@ fn given_an_intermediate_ca_when_it_is_in_the_chain_then_its_leaf_is_a_member_an
     assert_eq!(
         check(&chain[..1], ca.roots(), &Revocations::none(), now()),
         Err("unknown_issuer")
+    );
+}
+
+#[test]
+fn given_a_live_session_of_an_intermediates_leaf_when_the_intermediate_falls_then_the_session_ends()
+{
+    let ca = ca();
+    let chain = chain_through_an_intermediate(&ca);
+    let none = Revocations::none();
+    let member = verify_member(&chain, ca.roots(), &none, now()).unwrap();
+    let revoked = revocations(&ca, |ledger| {
+        ledger.revoke_serial(&[0x42], now());
+    });
+    let label = |outcome: Result<(), Refusal>| outcome.map_err(|refusal| refusal.label());
+    assert_eq!(label(member.recheck(ca.roots(), &none, now())), Ok(()));
+    assert_eq!(
+        label(member.recheck(ca.roots(), &revoked, now())),
+        Err("revoked")
+    );
+    // Our CAs sign nothing that outlives them; others do.
+    let outliving = Member {
+        not_after: at(NOW_S + 30 * DAY),
+        ..member
+    };
+    assert_eq!(
+        label(outliving.recheck(ca.roots(), &none, at(NOW_S + 11 * DAY))),
+        Err("issuer_expired")
     );
 }
 

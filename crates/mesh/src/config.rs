@@ -271,6 +271,9 @@ pub struct MeshLimits {
     pub wanted_members: usize,
     /// Requests one peer may ask of us.
     pub requests: RequestRate,
+    /// Gossip messages of one signer that we handle and pass on. Members that we do not know yet share the twentyfold.
+    /// Five a second: an address that flaps is announced twice a second at most; fifty at once.
+    pub gossip: RequestRate,
 }
 
 impl Default for MeshLimits {
@@ -278,10 +281,14 @@ impl Default for MeshLimits {
         Self {
             max_connections: 2_048,
             max_connections_per_peer: 8,
-            max_pending_incoming: 256,
+            max_pending_incoming: 128,
             max_pending_outgoing: 256,
             wanted_members: 64,
             requests: RequestRate::default(),
+            gossip: RequestRate {
+                per_second: 5.0,
+                burst: 50.0,
+            },
         }
     }
 }

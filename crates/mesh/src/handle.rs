@@ -1,5 +1,6 @@
 //! [`Mesh`]: the handle everyone else holds.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -293,6 +294,11 @@ impl Mesh {
         self.ask(|reply| Command::GossipMesh { topic, reply })
             .await
             .unwrap_or_default()
+    }
+
+    /// How many peers our gossip goes to directly, by topic; empty where gossip is off.
+    pub async fn gossip_meshes(&self) -> BTreeMap<String, usize> {
+        self.ask(Command::GossipMeshes).await.unwrap_or_default()
     }
 
     /// The Kademlia routing table, empty buckets left out.

@@ -57,8 +57,19 @@ pub struct MemberInfo {
     pub member: Arc<Member>,
     /// Its own signed record, the newest we have.
     pub record: Option<Arc<Signed<NodeRecord>>>,
-    /// Whether it is connected now.
-    pub connected: bool,
+    /// Whether it is connected now, and if not, what came of the last dial.
+    pub presence: Presence,
+}
+
+/// What is known of where a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Some connection with it stands.
+    Connected,
+    /// There is none; it was not dialled since we last heard of it, or it refused us.
+    Away,
+    /// There is none, and nobody answered the last dial.
+    Unreachable,
 }
 
 /// Why a connection was cut, or a peer refused.
@@ -169,10 +180,10 @@ pub enum Reachability {
 /// What kind of address translation stands between us and our peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NatKind {
-    /// Fewer than two peers have told what they see.
+    /// Too few peers have told what they see, or only neighbours have: nobody has tried to dial us yet.
     #[default]
     Unknown,
-    /// Peers see an address of our own.
+    /// Peers see an address of our own, and it is a global one or somebody has tried to dial us.
     None,
     /// Different peers see us at one address and port: hole punching works.
     Cone,

@@ -38,7 +38,7 @@ pub use error::{ConnectError, DhtError, OpenStreamError, PublishError, RequestEr
 pub use handle::{HaveQuery, Mesh};
 pub use info::{
     Bandwidth, ConnectionInfo, DisconnectReason, MemberInfo, MeshEvent, NatKind, NatStatus,
-    PeerInfo, Reachability, RoutingBucket, RoutingEntry, Traffic,
+    PeerInfo, Presence, Reachability, RoutingBucket, RoutingEntry, Traffic,
 };
 pub use libp2p::{Multiaddr, PeerId, Stream};
 pub use sync::{ListNumber, MAX_HAVE_DOCUMENTS, MemberProof, SyncRequest, SyncResponse};

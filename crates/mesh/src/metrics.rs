@@ -16,11 +16,18 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TopicLabel {
+    topic: String,
+}
+
 /// The mesh's own families.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MeshMetrics {
     admission_refused: Family<ReasonLabel, Counter>,
     gossip_messages: Family<ResultLabel, Counter>,
+    /// Topics are named in the configuration, never by a peer.
+    gossip_mesh_peers: Family<TopicLabel, Gauge>,
     requests: Family<ResultLabel, Counter>,
     hole_punches: Family<ResultLabel, Counter>,
     pub(crate) routing_table_peers: Gauge,
@@ -38,8 +45,13 @@ impl MeshMetrics {
         );
         metrics.register(
             "network_gossip_messages",
-            "Gossip messages received, by what was done with them: accepted, ignored or rejected",
+            "Gossip messages received, by what was done with them: accepted, ignored, rejected or limited",
             this.gossip_messages.clone(),
+        );
+        metrics.register(
+            "network_gossip_mesh_peers",
+            "Peers that this node's gossip of a topic goes to directly, its mesh of that topic",
+            this.gossip_mesh_peers.clone(),
         );
         metrics.register(
             "network_requests",
@@ -79,6 +91,14 @@ impl MeshMetrics {
         self.gossip_messages
             .get_or_create(&ResultLabel { result })
             .inc();
+    }
+
+    pub(crate) fn gossip_mesh(&self, topic: &str, peers: usize) {
+        self.gossip_mesh_peers
+            .get_or_create(&TopicLabel {
+                topic: topic.to_owned(),
+            })
+            .set(i64::try_from(peers).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn request(&self, result: &'static str) {

@@ -11,8 +11,8 @@ use support::{DEADLINE, Organization, TestNode, eventually};
 use warren_identity::NodeKey;
 use warren_mesh::{
     BLOCKS_PROTOCOL, DhtError, DhtMode, MeshEvent, MessageType, Multiaddr, OpenStreamError,
-    PublishError, Reachability, RelayClient, RelayServerConfig, RequestError, RequestRate,
-    SyncRequest, SyncResponse,
+    Presence, PublishError, Reachability, RelayClient, RelayServerConfig, RequestError,
+    RequestRate, SyncRequest, SyncResponse,
 };
 
 /// Nodes in a line, each connected to the next only.
@@ -62,6 +62,130 @@ async fn given_ten_nodes_in_a_line_when_one_publishes_then_all_others_receive_it
             .await;
         assert_eq!(got, ("warren.global".to_owned(), source, b"hello".to_vec()));
     }
+}
+
+#[tokio::test]
+async fn given_twenty_nodes_when_gossip_settles_then_each_mesh_has_four_to_twelve_peers_and_a_message_reaches_all()
+ {
+    const TOPIC: &str = "warren.global";
+    let acme = Organization::new("org_acme");
+    let mut nodes: Vec<TestNode> = Vec::new();
+    for _ in 0..20 {
+        let topics = |config: &mut warren_mesh::MeshConfig| {
+            config.gossip.as_mut().unwrap().topics = vec![TOPIC.to_owned()];
+        };
+        let node = acme.node_with(topics).await;
+        if let Some(first) = nodes.first() {
+            node.connect(first).await;
+        }
+        nodes.push(node);
+    }
+    for node in &nodes {
+        eventually("its meshes have four to twelve peers", async || {
+            let meshes = node.mesh.gossip_meshes().await;
+            meshes.len() == 2 && meshes.values().all(|peers| (4..=12).contains(peers))
+        })
+        .await;
+    }
+    let source = nodes[7].id();
+    let sent = nodes[7].mesh.publish(TOPIC, b"hello".to_vec()).await;
+    sent.unwrap();
+    for node in nodes.iter_mut().filter(|node| node.id() != source) {
+        let from = node
+            .event("gossip", |event| match event {
+                MeshEvent::Gossip { source, .. } => Some(source),
+                _ => None,
+            })
+            .await;
+        assert_eq!(from, source);
+    }
+    let gauge = format!("warren_network_gossip_mesh_peers{{topic=\"{TOPIC}\"}}");
+    assert!((4..=12).contains(&nodes[0].counter(&gauge)));
+}
+
+#[tokio::test]
+async fn given_a_signer_that_floods_when_its_share_is_used_up_then_no_more_of_it_is_passed_on_and_others_are()
+ {
+    const TOPIC: &str = "warren.global";
+    const SHARE: usize = 3;
+    let acme = Organization::new("org_acme");
+    let node = async |burst: f64| {
+        acme.node_with(|config| {
+            config.limits.wanted_members = 0;
+            config.limits.gossip = RequestRate {
+                per_second: 0.0,
+                burst,
+            };
+            config.gossip.as_mut().unwrap().topics = vec![TOPIC.to_owned()];
+        })
+        .await
+    };
+    // The announcements at connect are counted too where they are news; these two know each other by admission.
+    let (flooder, middle, mut last) = (node(1e6).await, node(SHARE as f64).await, node(1e6).await);
+    flooder.connect(&middle).await;
+    last.connect(&middle).await;
+    for node in [&flooder, &last] {
+        eventually("it has a gossip neighbour", async || {
+            !node.mesh.gossip_mesh(TOPIC).await.is_empty()
+        })
+        .await;
+    }
+    eventually("the middle has both", async || {
+        middle.mesh.gossip_mesh(TOPIC).await.len() == 2
+    })
+    .await;
+    let limited = "warren_network_gossip_messages_total{result=\"limited\"}";
+    for number in 0..10_u8 {
+        flooder.mesh.publish(TOPIC, vec![number]).await.unwrap();
+    }
+    eventually("the middle has dropped what was too much", async || {
+        middle.counter(limited) >= 10 - SHARE as u64
+    })
+    .await;
+    middle.mesh.publish(TOPIC, b"mine".to_vec()).await.unwrap();
+    let mut passed_on = 0;
+    loop {
+        let (source, data) = last
+            .event("gossip", |event| match event {
+                MeshEvent::Gossip { source, data, .. } => Some((source, data)),
+                _ => None,
+            })
+            .await;
+        if source == middle.id() {
+            assert_eq!(&*data, b"mine");
+            break;
+        }
+        passed_on += 1;
+    }
+    assert!(passed_on <= SHARE, "{passed_on} were passed on");
+    last.mesh.publish(TOPIC, b"other".to_vec()).await.unwrap();
+    let mut middle = middle;
+    let other = middle
+        .event("gossip of the other", |event| match event {
+            MeshEvent::Gossip { source, .. } if source != flooder.id() => Some(source),
+            _ => None,
+        })
+        .await;
+    assert_eq!(other, last.id());
+}
+
+#[tokio::test]
+async fn given_a_member_that_is_gone_when_dials_fail_then_it_is_unreachable_until_it_is_back() {
+    let acme = Organization::new("org_acme");
+    let (node, other) = (acme.node().await, acme.node().await);
+    let presence = async || node.mesh.members().await[0].presence;
+    node.connect(&other).await;
+    assert_eq!(presence().await, Presence::Connected);
+    let (trust, address) = (other.trust.clone(), other.address("/tcp/").await);
+    other.mesh.shutdown().await;
+    eventually("nobody answers there", async || {
+        presence().await == Presence::Unreachable
+    })
+    .await;
+    let port: Multiaddr = address.iter().take(2).collect();
+    let back = TestNode::start(trust, |config| config.listen_addresses = vec![port]).await;
+    back.connect(&node).await;
+    assert_eq!(presence().await, Presence::Connected);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `warren status`, `peers`, `connect`, `nat-check`, `dht`, `reload` and `health`: questions to a running node.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use reqwest::Method;
@@ -14,6 +15,15 @@ use crate::output::{self, Format, print_line, table};
 pub(crate) async fn status(client: &ApiClient, format: Format) -> anyhow::Result<()> {
     let status: Status = client.get("/api/v1/status").await?;
     Ok(format.print(&status, status_text)?)
+}
+
+/// Each topic with the number of peers its messages go to.
+fn gossip_text(meshes: &BTreeMap<String, usize>) -> String {
+    let topics: Vec<String> = meshes
+        .iter()
+        .map(|(topic, peers)| format!("{topic} to {peers}"))
+        .collect();
+    topics.join(", ")
 }
 
 fn status_text(status: &Status) -> String {
@@ -38,6 +48,7 @@ fn status_text(status: &Status) -> String {
             status.transfer_address.clone().unwrap_or_default(),
         ),
         ("peers", status.peers.to_string()),
+        ("gossip", gossip_text(&status.gossip_mesh_peers)),
         (
             "storage",
             format!(

@@ -28,7 +28,7 @@ struct NotAdmitted(PeerId);
 
 /// Connections one address may have in the making: a whole site may come back at once behind one
 /// address, but no one address may take all the places there are.
-const MAX_PENDING_PER_ADDRESS: usize = 64;
+pub(crate) const MAX_PENDING_PER_ADDRESS: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has {MAX_PENDING_PER_ADDRESS} connections in the making already")]

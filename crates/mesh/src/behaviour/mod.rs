@@ -1,6 +1,6 @@
 //! The composed behaviour: which protocols a node speaks, and with whom.
 
-mod gatekeeper;
+pub(crate) mod gatekeeper;
 mod members_only;
 pub(crate) mod streams;
 
@@ -24,7 +24,7 @@ use crate::behaviour::streams::Streams;
 use crate::config::{
     DhtConfig, DhtMode, GossipConfig, MAX_GOSSIP_BYTES, MeshConfig, RelayServerConfig,
 };
-use crate::core::protocol;
+use crate::core::{gossip, protocol};
 use crate::error::StartError;
 use crate::gate::Gate;
 use crate::sync::{MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, WireRequest, WireResponse};
@@ -139,7 +139,10 @@ impl Behaviour {
             None => None,
         };
         let gossip = match &config.gossip {
-            Some(gossip) => Some(gossipsub(gossip, keypair)?),
+            Some(gossip) => {
+                let mesh_topic = gossip::topic(gate.trust.organization());
+                Some(gossipsub(gossip, keypair, mesh_topic)?)
+            }
             None => None,
         };
         let probing = config.autonat.then(autonat::v2::client::Behaviour::default);
@@ -191,6 +194,9 @@ fn identify_config(config: &MeshConfig, keypair: &Keypair) -> identify::Config {
     identify::Config::new(protocol::IDENTIFY_VERSION.into(), keypair.public())
         .with_agent_version(format!("warren/{}", env!("CARGO_PKG_VERSION")))
         .with_push_listen_addr_updates(true)
+        // The cache would hand every address a peer listens on to every dial, its loopback ones too. Where a peer may be
+        // dialled is decided by the node.
+        .with_cache_size(0)
         // What is announced by configuration is announced alone.
         .with_hide_listen_addrs(!config.announce_addresses.is_empty())
 }
@@ -215,7 +221,8 @@ fn kademlia(dht: &DhtConfig, mesh: &str, local: PeerId) -> kad::Behaviour<Memory
         .set_replication_factor(
             NonZeroUsize::new(dht.replication_factor).unwrap_or(NonZeroUsize::MIN),
         )
-        .set_periodic_bootstrap_interval(Some(dht.bootstrap_interval))
+        // The node refills the table itself, when it has entries: see `node::dht`.
+        .set_periodic_bootstrap_interval(None)
         .set_provider_record_ttl(Some(PROVIDER_TTL))
         .set_provider_publication_interval(Some(PROVIDER_REPUBLISH))
         // What others ask us to store is judged first, and who enters the table is our decision.
@@ -244,7 +251,11 @@ fn multicast(interval: Duration, local: PeerId) -> Result<mdns::tokio::Behaviour
     })
 }
 
-fn gossipsub(config: &GossipConfig, keypair: &Keypair) -> Result<gossipsub::Behaviour, StartError> {
+fn gossipsub(
+    config: &GossipConfig,
+    keypair: &Keypair,
+    mesh_topic: String,
+) -> Result<gossipsub::Behaviour, StartError> {
     let failed = |reason: String| StartError::Setup {
         part: "gossip",
         reason,
@@ -259,14 +270,7 @@ fn gossipsub(config: &GossipConfig, keypair: &Keypair) -> Result<gossipsub::Beha
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
         .duplicate_cache_time(DUPLICATE_MEMORY)
-        // By content: the same list published by two nodes is one message.
-        .message_id_fn(|message| {
-            let mut hash = blake3::Hasher::new();
-            hash.update(message.topic.as_str().as_bytes())
-                .update(&[0])
-                .update(&message.data);
-            gossipsub::MessageId::from(hash.finalize().as_bytes()[..20].to_vec())
-        })
+        .message_id_fn(move |message| message_id(&mesh_topic, message))
         .build()
         .map_err(|error| failed(error.to_string()))?;
     let signed = gossipsub::MessageAuthenticity::Signed(keypair.clone());
@@ -276,6 +280,19 @@ fn gossipsub(config: &GossipConfig, keypair: &Keypair) -> Result<gossipsub::Beha
         .with_peer_score(score_params(), gossipsub::PeerScoreThresholds::default())
         .map_err(failed)?;
     Ok(gossip)
+}
+
+/// By content: the same revocation list published by two nodes is one message. Whatever counts by who signed it has
+/// the signer in its id, or somebody could say the same first and have the other's message dropped as a duplicate.
+fn message_id(mesh_topic: &str, message: &gossipsub::Message) -> gossipsub::MessageId {
+    let mut hash = blake3::Hasher::new();
+    hash.update(message.topic.as_str().as_bytes()).update(&[0]);
+    if message.topic.as_str() != mesh_topic || !gossip::speaks_for_itself(&message.data) {
+        let signer = message.source.map(PeerId::to_bytes).unwrap_or_default();
+        hash.update(&signer).update(&[0]);
+    }
+    hash.update(&message.data);
+    gossipsub::MessageId::from(hash.finalize().as_bytes()[..20].to_vec())
 }
 
 /// Scores punish what members must not do and leave the rest alone: our topics are quiet, so
@@ -335,4 +352,35 @@ fn sync(timeout: Duration) -> SyncBehaviour {
         )],
         config,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::core::gossip::{MeshMessage, encode};
+
+    fn id(topic: &str, source: PeerId, data: Vec<u8>) -> gossipsub::MessageId {
+        let message = gossipsub::Message {
+            source: Some(source),
+            data,
+            sequence_number: None,
+            topic: gossipsub::IdentTopic::new(topic).hash(),
+        };
+        message_id("warren.mesh.org_acme", &message)
+    }
+
+    #[test]
+    fn given_one_text_of_two_signers_when_named_then_only_what_proves_itself_is_one_message() {
+        let [a, b] = [(); 2].map(|()| PeerId::random());
+        let list = encode(&MeshMessage::Revocations(vec![1, 2, 3]));
+        let own = "warren.mesh.org_acme";
+        assert_eq!(id(own, a, list.clone()), id(own, b, list.clone()));
+        assert_ne!(
+            id("warren.global", a, list.clone()),
+            id("warren.global", b, list)
+        );
+        assert_ne!(id(own, a, vec![0, 7]), id(own, b, vec![0, 7]));
+        assert_eq!(id(own, a, vec![0, 7]), id(own, a, vec![0, 7]));
+    }
 }

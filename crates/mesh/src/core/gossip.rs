@@ -45,6 +45,8 @@ pub(crate) enum Verdict {
     Accept,
     /// Drop it; whoever passed it on may have done so in good faith.
     Ignore,
+    /// Drop it as well: who signed it has had its share.
+    Limited,
     /// Drop it and count it against whoever passed it on: no honest node would have.
     Reject,
 }
@@ -52,6 +54,16 @@ pub(crate) enum Verdict {
 pub(crate) fn decode(bytes: &[u8]) -> Option<MeshMessage> {
     let (message, rest) = postcard::take_from_bytes(bytes).ok()?;
     rest.is_empty().then_some(message)
+}
+
+/// Whether a message proves itself alone, so that who signs it for the way does not matter. Two nodes that publish the
+/// same one then say the same thing; of any other message it counts who says it.
+pub(crate) fn speaks_for_itself(bytes: &[u8]) -> bool {
+    /// How postcard numbers [`MeshMessage::Announcement`], the first of the variants.
+    const ANNOUNCEMENT: u8 = 0;
+    bytes
+        .first()
+        .is_some_and(|variant| *variant != ANNOUNCEMENT)
 }
 
 pub(crate) fn encode(message: &MeshMessage) -> Vec<u8> {
@@ -112,6 +124,33 @@ mod tests {
         assert!(behind(&vec![(a, 3)], &vec![(a, 4)]));
         assert!(behind(&vec![(a, 3)], &vec![(a, 3), (b, 1)]));
         assert!(!behind(&vec![(a, 3)], &Vec::new()));
+    }
+
+    #[test]
+    fn given_messages_when_asked_then_lists_speak_for_themselves_and_announcements_do_not() {
+        let key = warren_identity::NodeKey::from_seed([1; 32]);
+        let record = NodeRecord {
+            peer_id: key.peer_id(),
+            organization: OrganizationId::new("org_acme").unwrap(),
+            name: String::new(),
+            region: None,
+            roles: Vec::new(),
+            addresses: Vec::new(),
+            bulk_addresses: Vec::new(),
+            sequence: 1,
+            issued_at_unix_s: 0,
+        };
+        let announcement = MeshMessage::Announcement(Box::new(Announcement {
+            chain: Vec::new(),
+            record: Signed::sign(record, &key).unwrap(),
+        }));
+        assert!(!speaks_for_itself(&encode(&announcement)));
+        assert!(!speaks_for_itself(&[]));
+        assert!(speaks_for_itself(&encode(&MeshMessage::Revocations(vec![
+            1
+        ]))));
+        let available = MeshMessage::RevocationsAvailable(Vec::new());
+        assert!(speaks_for_itself(&encode(&available)));
     }
 
     #[test]

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 use warren_identity::{Capability, Member, NodeRecord, Refusal, Signed};
 
 use crate::core::admission::Admitted;
-use crate::info::{ConnectionInfo, DisconnectReason, MemberInfo, PeerInfo};
+use crate::core::records::replaces;
+use crate::info::{ConnectionInfo, DisconnectReason, MemberInfo, PeerInfo, Presence};
 
 /// Members kept in mind, connected or not; when full, an unconnected one makes room.
 const MAX_KNOWN: usize = 10_000;
@@ -41,6 +43,8 @@ struct Known {
     member: Arc<Member>,
     chain: Arc<[Vec<u8>]>,
     record: Arc<Signed<NodeRecord>>,
+    /// Whether it was ever connected over loopback, so that it runs on this machine.
+    near: bool,
 }
 
 /// What a new connection says about its peer.
@@ -83,7 +87,10 @@ impl MemberTable {
     ) -> Opened {
         let is_member = !matches!(standing, Standing::Stranger);
         if let Standing::Proven(admitted) = standing {
-            self.insert(admitted.member, admitted.chain, admitted.record);
+            self.insert(admitted.member, admitted.chain, admitted.record, now);
+        }
+        if let Some(known) = self.known.get_mut(&peer) {
+            known.near |= !info.relayed && is_loopback(&info.remote_address);
         }
         let first = !self.connected.contains_key(&peer);
         let entry = self.connected.entry(peer).or_insert_with(|| Connected {
@@ -131,6 +138,7 @@ impl MemberTable {
         member: Arc<Member>,
         chain: Arc<[Vec<u8>]>,
         record: Arc<Signed<NodeRecord>>,
+        now: SystemTime,
     ) -> bool {
         let peer = member.peer_id;
         if let Some(known) = self.known.get_mut(&peer) {
@@ -139,7 +147,7 @@ impl MemberTable {
                 known.member = member;
                 known.chain = chain;
             }
-            if record.value().sequence <= known.record.value().sequence {
+            if !replaces(record.value(), known.record.value(), unix_ms(now)) {
                 return false;
             }
             known.record = record;
@@ -154,16 +162,17 @@ impl MemberTable {
                 member,
                 chain,
                 record,
+                near: false,
             },
         );
         true
     }
 
     /// Whether a record says more than what we have of its node.
-    pub(crate) fn is_news(&self, record: &NodeRecord) -> bool {
+    pub(crate) fn is_news(&self, record: &NodeRecord, now: SystemTime) -> bool {
         self.known
             .get(&record.peer_id)
-            .is_none_or(|known| record.supersedes(known.record.value()))
+            .is_none_or(|known| replaces(record, known.record.value(), unix_ms(now)))
     }
 
     fn make_room(&mut self) -> bool {
@@ -235,6 +244,11 @@ impl MemberTable {
             .get(peer)
             .and_then(|entry| entry.connections.get(&id))
             .is_some_and(|info| info.outbound && !info.relayed)
+    }
+
+    /// Whether a member was ever connected over loopback.
+    pub(crate) fn was_near(&self, peer: &PeerId) -> bool {
+        self.known.get(peer).is_some_and(|known| known.near)
     }
 
     /// Whether a connected peer offers a protocol.
@@ -363,16 +377,38 @@ impl MemberTable {
             .collect()
     }
 
-    pub(crate) fn members(&self) -> Vec<MemberInfo> {
+    /// Everyone known. `unreached` tells whom the last dial did not reach.
+    pub(crate) fn members(&self, unreached: impl Fn(&PeerId) -> bool) -> Vec<MemberInfo> {
         self.known
             .iter()
             .map(|(peer, known)| MemberInfo {
                 member: known.member.clone(),
                 record: Some(known.record.clone()),
-                connected: self.connected.contains_key(peer),
+                presence: if self.connected.contains_key(peer) {
+                    Presence::Connected
+                } else if unreached(peer) {
+                    Presence::Unreachable
+                } else {
+                    Presence::Away
+                },
             })
             .collect()
     }
+}
+
+/// Whether an address leads nowhere but to its own machine.
+pub(crate) fn is_loopback(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        _ => false,
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
+    let elapsed = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn parse_addresses(record: &Signed<NodeRecord>) -> Vec<Multiaddr> {
@@ -399,6 +435,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: SystemTime = UNIX_EPOCH;
+
     fn admitted(seed: u8, sequence: u64) -> Admitted {
         let key = NodeKey::from_seed([seed; 32]);
         let organization = OrganizationId::new("org_acme").unwrap();
@@ -410,6 +448,7 @@ mod tests {
             not_after: UnixTime::since_unix_epoch(Duration::from_secs(1_000 * u64::from(seed))),
             serial: vec![seed],
             issuer: [0; 32],
+            intermediates: Vec::new(),
         };
         let record = NodeRecord {
             peer_id: key.peer_id(),
@@ -457,7 +496,7 @@ mod tests {
         let last = table.closed(&peer, ConnectionId::new_unchecked(2));
         assert_eq!(last, Some(DisconnectReason::Remote));
         assert!(!table.is_connected(&peer));
-        assert_eq!(table.members().len(), 1, "it is still known");
+        assert_eq!(table.members(|_| false).len(), 1, "it is still known");
     }
 
     #[test]
@@ -476,7 +515,7 @@ mod tests {
         let mut table = MemberTable::default();
         let peer = open(&mut table, 1, 1);
         let away = admitted(2, 1);
-        table.insert(away.member, away.chain, away.record);
+        table.insert(away.member, away.chain, away.record, NOW);
         let fail = |_: &Member| Err(Refusal::PeerRevoked(PeerId::random()));
         let ended = table.recheck(fail);
         assert_eq!(ended.len(), 1);
@@ -484,7 +523,7 @@ mod tests {
             (ended[0].0, &ended[0].1),
             (peer, &DisconnectReason::Revoked)
         );
-        assert_eq!(table.members().len(), 1);
+        assert_eq!(table.members(|_| false).len(), 1);
         table.ending(&peer, DisconnectReason::Revoked);
         assert!(table.recheck(fail).is_empty());
     }
@@ -495,13 +534,33 @@ mod tests {
         for (sequence, taken) in [(5, true), (5, false), (4, false), (6, true)] {
             let a = admitted(1, sequence);
             assert_eq!(
-                table.insert(a.member, a.chain, a.record),
+                table.insert(a.member, a.chain, a.record, NOW),
                 taken,
                 "sequence {sequence}"
             );
         }
-        let record = table.members()[0].record.clone().unwrap();
+        let record = table.members(|_| false)[0].record.clone().unwrap();
         assert_eq!(record.value().sequence, 6);
+    }
+
+    #[test]
+    fn given_connections_when_one_is_over_loopback_then_the_member_is_known_to_be_near() {
+        let mut table = MemberTable::default();
+        let peer = open(&mut table, 1, 1);
+        assert!(!table.was_near(&peer));
+        let local = ConnectionInfo {
+            remote_address: "/ip4/127.0.0.1/tcp/4001".parse().unwrap(),
+            ..connection()
+        };
+        let circuit = ConnectionInfo {
+            relayed: true,
+            ..local.clone()
+        };
+        for (id, info, near) in [(2, circuit, false), (3, local, true)] {
+            let id = ConnectionId::new_unchecked(id);
+            table.opened(peer, id, info, Standing::Member, NOW);
+            assert_eq!(table.was_near(&peer), near);
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub(crate) mod leads;
 pub(crate) mod members;
 pub(crate) mod multistream;
 pub(crate) mod nat;
+pub(crate) mod neighbours;
 pub(crate) mod protocol;
 pub(crate) mod rate_limit;
+pub(crate) mod records;
 pub(crate) mod redial;

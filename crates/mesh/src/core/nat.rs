@@ -111,6 +111,11 @@ impl NatView {
         }
     }
 
+    /// Whether somebody has tried to dial us.
+    fn is_answered(&self) -> bool {
+        self.reachability() != Reachability::Unknown
+    }
+
     fn kind_of(&self, layer: Layer) -> NatKind {
         let own_ips = self.own_ips();
         let (ours, foreign): (Vec<SocketAddr>, Vec<SocketAddr>) = self
@@ -127,12 +132,28 @@ impl NatView {
             .max()
             .unwrap_or(0);
         match (foreign.len(), most) {
+            // A neighbour sees our own address too where a router stands between us and everybody else.
+            (0, _) if !self.is_answered() && !ours.iter().any(|socket| is_global(socket.ip())) => {
+                NatKind::Unknown
+            }
             (0, _) if ours.is_empty() => NatKind::Unknown,
             (0, _) => NatKind::None,
             (1, _) => NatKind::Unknown,
             (_, 0 | 1) => NatKind::Cone,
             _ => NatKind::Symmetric,
         }
+    }
+}
+
+/// Whether an address is valid everywhere, so that no translator stands before whoever is seen at it.
+fn is_global(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            // 100.64.0.0/10 is for carriers' translators (RFC 6598).
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            !(ip.is_private() || ip.is_loopback() || ip.is_link_local() || shared)
+        }
+        IpAddr::V6(ip) => !(ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local()),
     }
 }
 
@@ -189,11 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn given_our_own_address_when_seen_then_there_is_no_translation() {
-        assert_eq!(
-            view(OWN, &["/ip4/10.0.0.2/udp/4001/quic-v1"]).kind(),
-            NatKind::None
-        );
+    fn given_a_private_address_of_ours_when_seen_then_it_is_unknown_until_somebody_dialled_us() {
+        let mut seen = view(OWN, OWN);
+        assert_eq!(seen.kind(), NatKind::Unknown);
+        seen.tested(OWN[0].parse().unwrap(), true);
+        assert_eq!(seen.kind(), NatKind::None);
+    }
+
+    #[test]
+    fn given_a_global_address_of_ours_when_seen_then_there_is_no_translation() {
+        let global = &["/ip4/203.0.113.9/udp/4001/quic-v1"];
+        assert_eq!(view(global, global).kind(), NatKind::None);
+        let carrier = &["/ip4/100.100.0.1/udp/4001/quic-v1"];
+        assert_eq!(view(carrier, carrier).kind(), NatKind::Unknown);
     }
 
     #[test]

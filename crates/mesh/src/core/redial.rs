@@ -57,6 +57,8 @@ enum State {
 struct Target {
     state: State,
     failures: u32,
+    /// How the last dial failed, unless something new is known since.
+    last: Option<Failure>,
 }
 
 /// The plan of all targets. `K` names a target (a bootstrap address or a peer).
@@ -82,6 +84,7 @@ impl<K: Ord + Clone> RedialPlan<K> {
         self.targets.entry(key).or_insert(Target {
             state: State::Due(now),
             failures: 0,
+            last: None,
         });
     }
 
@@ -98,7 +101,15 @@ impl<K: Ord + Clone> RedialPlan<K> {
         if let Some(target) = self.targets.get_mut(key) {
             target.state = State::Connected;
             target.failures = 0;
+            target.last = None;
         }
+    }
+
+    /// Whether nobody answered the last dial.
+    pub(crate) fn is_unreached(&self, key: &K) -> bool {
+        self.targets
+            .get(key)
+            .is_some_and(|target| target.last == Some(Failure::Unreachable))
     }
 
     /// The connection was lost: due after the first delay.
@@ -129,6 +140,7 @@ impl<K: Ord + Clone> RedialPlan<K> {
             return;
         }
         target.failures = target.failures.saturating_add(1);
+        target.last = Some(failure);
         let delay = match failure {
             Failure::Refused => policy.after_refusal,
             Failure::Unreachable => backoff(policy, target.failures),
@@ -144,6 +156,7 @@ impl<K: Ord + Clone> RedialPlan<K> {
             *target = Target {
                 state: State::Due(now),
                 failures: 0,
+                last: None,
             };
         }
     }
@@ -160,17 +173,23 @@ impl<K: Ord + Clone> RedialPlan<K> {
 
     /// Targets to dial now, at most `limit`, each marked as being dialled.
     pub(crate) fn handle_timeout(&mut self, now: Instant, limit: usize) -> Vec<K> {
-        let mut due = Vec::new();
-        for (key, target) in &mut self.targets {
-            if due.len() == limit {
-                break;
-            }
-            if matches!(target.state, State::Due(at) if at <= now) {
+        let mut due: Vec<(Instant, &K, &mut Target)> = self
+            .targets
+            .iter_mut()
+            .filter_map(|(key, target)| match target.state {
+                State::Due(at) if at <= now => Some((at, key, target)),
+                _ => None,
+            })
+            .collect();
+        // Who waits longest goes first: a flood of new targets does not hold up the others.
+        due.sort_by_key(|(at, ..)| *at);
+        due.truncate(limit);
+        due.into_iter()
+            .map(|(_, key, target)| {
                 target.state = State::Dialing;
-                due.push(key.clone());
-            }
-        }
-        due
+                key.clone()
+            })
+            .collect()
     }
 
     /// When the next target is due; the shell ticks, so only tests ask.
@@ -286,6 +305,40 @@ mod tests {
             plan.hurry(&key, now);
         }
         assert_eq!(plan.handle_timeout(now, 8), [1, 2]);
+    }
+
+    #[test]
+    fn given_a_flood_of_new_targets_when_an_older_one_is_due_then_it_goes_first() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut plan = RedialPlan::new(POLICY);
+        plan.add(9, now);
+        for key in 0..8 {
+            plan.add(key, later);
+        }
+        assert_eq!(plan.handle_timeout(later, 1), [9]);
+    }
+
+    #[test]
+    fn given_failed_dials_when_nobody_answered_then_the_target_is_unreached_until_something_changes()
+     {
+        let now = Instant::now();
+        let mut plan = RedialPlan::new(POLICY);
+        plan.add(1, now);
+        assert!(!plan.is_unreached(&1), "not dialled yet");
+        plan.failed(&1, Failure::Unreachable, now, 0.0);
+        assert!(plan.is_unreached(&1));
+        plan.hurry(&1, now);
+        assert!(!plan.is_unreached(&1), "it may be elsewhere now");
+        plan.failed(&1, Failure::Unreachable, now, 0.0);
+        plan.failed(&1, Failure::Refused, now, 0.0);
+        assert!(
+            !plan.is_unreached(&1),
+            "somebody answered, if only to refuse"
+        );
+        plan.failed(&1, Failure::Unreachable, now, 0.0);
+        plan.connected(&1);
+        assert!(!plan.is_unreached(&1));
     }
 
     #[test]

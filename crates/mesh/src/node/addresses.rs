@@ -2,13 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
+use libp2p::{Multiaddr, PeerId};
 use warren_identity::{NodeRecord, Signed, Trust};
 
 use crate::config::NodeDescription;
+use crate::core::members::is_loopback;
+use crate::core::records::next_sequence;
 use crate::error::StartError;
 use crate::info::MeshEvent;
+use crate::node::reach::is_circuit;
 use crate::node::{Node, unix_ms};
 
 /// Addresses one record has at most; what comes first is kept.
@@ -71,7 +74,7 @@ impl Node {
 
     /// Signs a new record and plans to tell others.
     pub(super) fn renew_record(&mut self, announce_at: Instant) {
-        let sequence = unix_ms().max(self.gate.record().value().sequence + 1);
+        let sequence = next_sequence(self.gate.record().value().sequence, unix_ms());
         let addresses = self.announced.current.clone();
         match sign(&self.gate.trust, &self.config.node, addresses, sequence) {
             Ok(record) => {
@@ -92,6 +95,19 @@ impl Node {
         }
         self.announced.due = Some(now + ANNOUNCE_INTERVAL);
         self.announce_record();
+    }
+
+    /// What of a peer's addresses is worth a dial. A loopback address means its own machine: dialled from another one it
+    /// leads to whoever listens there, mostly ourselves. So it counts only for a peer that was met over loopback, and
+    /// where we listen on loopback alone.
+    pub(super) fn dialable(&self, peer: &PeerId, mut addresses: Vec<Multiaddr>) -> Vec<Multiaddr> {
+        let mut listeners = self
+            .swarm
+            .listeners()
+            .filter(|address| !is_circuit(address));
+        let near = self.table.was_near(peer) || listeners.all(is_loopback);
+        addresses.retain(|address| !is_unspecified(address) && (near || !is_loopback(address)));
+        addresses
     }
 
     /// Configured addresses alone; else where we listen, what was confirmed and what relays offer.
@@ -125,11 +141,11 @@ pub(super) fn is_link_local(address: &Multiaddr) -> bool {
     matches!(address.iter().next(), Some(Protocol::Ip6(ip)) if ip.is_unicast_link_local())
 }
 
-/// Whether an address leads nowhere but to its own machine.
-pub(super) fn is_loopback(address: &Multiaddr) -> bool {
+/// Whether an address says "any address" and thereby none.
+fn is_unspecified(address: &Multiaddr) -> bool {
     match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
+        Some(Protocol::Ip4(ip)) => ip.is_unspecified(),
+        Some(Protocol::Ip6(ip)) => ip.is_unspecified(),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! What handles ask of the swarm task.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use libp2p::multiaddr::Protocol;
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::config::NodeDescription;
 use crate::error::{ConnectError, DhtError, OpenStreamError, PublishError, RequestError};
 use crate::info::{DisconnectReason, MemberInfo, NatStatus, PeerInfo, RoutingBucket};
+use crate::node::connections::Target;
 use crate::node::{Node, PendingConnect};
 use crate::sync::{SyncRequest, SyncResponse};
 
@@ -65,6 +67,7 @@ pub(crate) enum Command {
         topic: String,
         reply: Reply<Vec<PeerId>>,
     },
+    GossipMeshes(Reply<BTreeMap<String, usize>>),
     RoutingTable(Reply<Vec<RoutingBucket>>),
     NatStatus(Reply<NatStatus>),
     Describe(NodeDescription),
@@ -95,7 +98,9 @@ impl Node {
                 let _ = reply.send(self.table.peers());
             }
             Command::Members(reply) => {
-                let _ = reply.send(self.table.members());
+                let redial = &self.redial;
+                let unreached = |peer: &PeerId| redial.is_unreached(&Target::Peer(*peer));
+                let _ = reply.send(self.table.members(unreached));
             }
             Command::Provide { key, reply } => self.provide(key, reply),
             Command::StopProviding { key } => self.stop_providing(key),
@@ -122,6 +127,9 @@ impl Node {
             }
             Command::GossipMesh { topic, reply } => {
                 let _ = reply.send(self.gossip_mesh(topic));
+            }
+            Command::GossipMeshes(reply) => {
+                let _ = reply.send(self.gossip_meshes());
             }
             Command::RoutingTable(reply) => {
                 let _ = reply.send(self.routing_table());

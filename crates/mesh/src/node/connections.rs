@@ -14,6 +14,7 @@ use crate::core::admission::AdmissionError;
 use crate::core::conduct::Offence;
 use crate::core::gossip::behind;
 use crate::core::members::{Identity, Opened, Standing};
+use crate::core::neighbours::Found;
 use crate::core::protocol::MessageType;
 use crate::core::redial::Failure;
 use crate::error::ConnectError;
@@ -86,6 +87,7 @@ impl Node {
             let _ = pending.reply.send(Ok(peer));
         }
         self.first_dials.remove(&id);
+        self.neighbours.remove(&peer);
         if let Some(target) = self.dialled_targets.remove(&id) {
             self.redial.connected(&target);
         }
@@ -189,8 +191,9 @@ impl Node {
         } else {
             Failure::Refused
         };
-        if let Some(target) = self.dialled_targets.remove(&id) {
-            match &target {
+        let dialled = self.dialled_targets.remove(&id);
+        if let Some(target) = &dialled {
+            match target {
                 Target::Bootstrap(address) => {
                     tracing::info!(%address, "a bootstrap peer was not reached and is tried again: {}", attempts(error));
                 }
@@ -198,9 +201,13 @@ impl Node {
                     tracing::debug!(%peer, "not reached, tried again later: {}", attempts(error));
                 }
             }
-            self.redial.failed(&target, failure, now, jitter());
+            self.redial.failed(target, failure, now, jitter());
+        }
+        if let Some(peer) = &peer {
+            self.neighbours.failed(peer);
         }
         if let Some(peer) = peer
+            && dialled != Some(Target::Peer(peer))
             && !self.table.is_connected(&peer)
             && !matches!(error, DialError::DialPeerConditionFalse(_))
         {
@@ -352,6 +359,7 @@ impl Node {
                 all.push(lead.clone());
             }
         }
+        let all = self.dialable(peer, all);
         let (circuits, mut ordered): (Vec<_>, Vec<_>) = all.into_iter().partition(is_circuit);
         let beside = ordered.len().min(DIRECT_BEFORE_CIRCUITS);
         ordered.splice(beside..beside, circuits);
@@ -434,19 +442,39 @@ impl Node {
         match event {
             mdns::Event::Discovered(found) => {
                 for (peer, _) in found {
-                    self.redial.add(Target::Peer(peer), now);
-                    if self.table.is_connected(&peer) {
-                        self.redial.connected(&Target::Peer(peer));
-                    }
+                    self.on_neighbour(peer, now);
                 }
             }
             mdns::Event::Expired(gone) => {
                 for (peer, _) in gone {
-                    if !self.table.is_connected(&peer) {
-                        self.redial.remove(&Target::Peer(peer));
+                    if self.neighbours.remove(&peer) {
+                        self.give_up(peer);
                     }
                 }
             }
+        }
+    }
+
+    /// Who is known is dialled on its own account; being near makes it worth a try at once.
+    fn on_neighbour(&mut self, peer: PeerId, now: Instant) {
+        if self.table.is_connected(&peer) {
+            return;
+        }
+        if !self.table.is_known(&peer)
+            && let Found::InsteadOf(loser) = self.neighbours.found(peer, now)
+        {
+            self.give_up(loser);
+        }
+        self.redial.add(Target::Peer(peer), now);
+    }
+
+    /// An unmet neighbour is dialled no longer, unless somebody else names it too.
+    fn give_up(&mut self, peer: PeerId) {
+        let wanted = self.table.is_known(&peer)
+            || self.table.is_connected(&peer)
+            || !self.leads.of(&peer).is_empty();
+        if !wanted {
+            self.redial.remove(&Target::Peer(peer));
         }
     }
 }

@@ -9,11 +9,11 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
 use crate::config::AdmissionPolicy;
+use crate::core::members::is_loopback;
 use crate::core::protocol;
 use crate::error::DhtError;
 use crate::info::{RoutingBucket, RoutingEntry};
 use crate::node::Node;
-use crate::node::addresses::is_loopback;
 
 /// Providers after which a lookup ends early: enough to fetch from.
 const ENOUGH_PROVIDERS: usize = 20;
@@ -47,7 +47,7 @@ impl Node {
         let serves = self
             .table
             .offers(&peer, &protocol::kademlia(&self.config.mesh_name));
-        let addresses = self.table.routable_addresses(&peer);
+        let addresses = self.dialable(&peer, self.table.routable_addresses(&peer));
         let only_loopback = addresses.iter().all(is_loopback);
         let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() else {
             return;
@@ -69,6 +69,22 @@ impl Node {
             kad.remove_peer(peer);
         }
         self.count_routes();
+    }
+
+    /// Refills the routing table now and then. An empty one offers nobody to ask: whoever connects enters it, and that
+    /// starts a refill by itself.
+    pub(super) fn refill_routes(&mut self, now: Instant) {
+        let Some(dht) = &self.config.dht else { return };
+        if now.saturating_duration_since(self.routes_refilled_at) < dht.bootstrap_interval {
+            return;
+        }
+        self.routes_refilled_at = now;
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
+            && kad.kbuckets().any(|bucket| !bucket.is_empty())
+            && let Err(error) = kad.bootstrap()
+        {
+            tracing::debug!(%error, "the routing table is not refilled");
+        }
     }
 
     fn count_routes(&mut self) {
@@ -254,7 +270,7 @@ impl Node {
         peer: PeerId,
         reply: oneshot::Sender<Result<Vec<Multiaddr>, DhtError>>,
     ) {
-        let known = self.table.routable_addresses(&peer);
+        let known = self.dialable(&peer, self.table.routable_addresses(&peer));
         if !known.is_empty() {
             let _ = reply.send(Ok(known));
             return;

@@ -1,7 +1,8 @@
 //! Gossip: what is published, and what is believed and passed on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use libp2p::PeerId;
 use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, MessageId};
@@ -14,6 +15,7 @@ use crate::core::gossip::{
     self, Announcement, MAX_INLINE_LIST_BYTES, MeshMessage, Verdict, judge_announcement,
     judge_revocations,
 };
+use crate::core::rate_limit::Signer;
 use crate::error::{PublishError, StartError};
 use crate::info::MeshEvent;
 use crate::node::Node;
@@ -94,6 +96,23 @@ impl Node {
         }
     }
 
+    /// How many peers our gossip goes to directly, by topic; empty where gossip is off.
+    pub(super) fn gossip_meshes(&self) -> BTreeMap<String, usize> {
+        match self.swarm.behaviour().gossip.inner().as_ref() {
+            Some(gossip) => gossip
+                .topics()
+                .map(|topic| (topic.to_string(), gossip.mesh_peers(topic).count()))
+                .collect(),
+            None => BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn count_gossip_meshes(&self) {
+        for (topic, peers) in self.gossip_meshes() {
+            self.metrics.gossip_mesh(&topic, peers);
+        }
+    }
+
     /// Tells members our record: by gossip, or one by one where gossip is off.
     pub(super) fn announce_record(&mut self) {
         if self.config.gossip.is_none() {
@@ -163,11 +182,24 @@ impl Node {
         self.report(propagation_source, &message_id, verdict);
     }
 
+    /// Whether a signer has had its share. Counted before anything costly is done with its message.
+    fn is_over_limit(&mut self, source: PeerId) -> bool {
+        let signer = if self.table.is_known(&source) {
+            Signer::Member(source)
+        } else {
+            Signer::Unknown
+        };
+        !self.signers.admit(signer, Instant::now())
+    }
+
     /// A message on a configured topic: its signature was checked; what it means is its plane's.
     fn deliver(&mut self, message: gossipsub::Message) -> Verdict {
         let Some(source) = message.source else {
             return Verdict::Reject;
         };
+        if self.is_over_limit(source) {
+            return Verdict::Limited;
+        }
         self.emit(MeshEvent::Gossip {
             topic: message.topic.into_string(),
             source,
@@ -180,11 +212,16 @@ impl Node {
         match gossip::decode(data) {
             None => Verdict::Reject,
             Some(MeshMessage::Announcement(announcement)) => {
-                if source != Some(announcement.record.value().peer_id) {
+                let peer = announcement.record.value().peer_id;
+                if source != Some(peer) {
                     return Verdict::Reject;
+                }
+                if self.is_over_limit(peer) {
+                    return Verdict::Limited;
                 }
                 self.believe(*announcement)
             }
+            // Whoever signed it for the way: the CA's signature alone counts, and a list must not be held up.
             Some(MeshMessage::Revocations(der)) => {
                 let merged = self.gate.trust.merge_revocations(&der);
                 if let Err(error) = &merged {
@@ -195,6 +232,9 @@ impl Node {
             Some(MeshMessage::RevocationsAvailable(numbers)) => {
                 if !gossip::behind(&self.gate.list_numbers(), &numbers) {
                     return Verdict::Ignore;
+                }
+                if source.is_some_and(|source| self.is_over_limit(source)) {
+                    return Verdict::Limited;
                 }
                 // Who only passed it on may not have fetched the list itself yet.
                 let has_it = source.filter(|peer| self.table.is_member(peer));
@@ -207,7 +247,10 @@ impl Node {
     /// Takes over a member's record if its certificates prove it and it is news.
     pub(super) fn believe(&mut self, announcement: Announcement) -> Verdict {
         // Checking certificates is the costly part, and most of what a list of members says is known.
-        if !self.table.is_news(announcement.record.value()) {
+        if !self
+            .table
+            .is_news(announcement.record.value(), SystemTime::now())
+        {
             return Verdict::Ignore;
         }
         let verified = self.gate.verify(&announcement.chain);
@@ -220,10 +263,12 @@ impl Node {
             return Verdict::Ignore;
         }
         let record = Arc::new(announcement.record);
-        if !self
-            .table
-            .insert(Arc::new(member), announcement.chain.into(), record.clone())
-        {
+        if !self.table.insert(
+            Arc::new(member),
+            announcement.chain.into(),
+            record.clone(),
+            SystemTime::now(),
+        ) {
             return Verdict::Ignore;
         }
         // Which protocols it speaks is known of connected peers only.
@@ -251,6 +296,7 @@ impl Node {
         let (acceptance, label) = match verdict {
             Verdict::Accept => (MessageAcceptance::Accept, "accepted"),
             Verdict::Ignore => (MessageAcceptance::Ignore, "ignored"),
+            Verdict::Limited => (MessageAcceptance::Ignore, "limited"),
             Verdict::Reject => (MessageAcceptance::Reject, "rejected"),
         };
         self.metrics.gossip(label);

@@ -10,9 +10,10 @@ use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
 
+use crate::core::members::is_loopback;
 use crate::error::StartError;
 use crate::node::Node;
-use crate::node::addresses::{is_link_local, is_loopback};
+use crate::node::addresses::is_link_local;
 use crate::node::reach::is_circuit;
 use crate::transport;
 

@@ -16,7 +16,7 @@ mod sync;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -35,9 +35,10 @@ use crate::config::MeshConfig;
 use crate::core::admission::ListNumbers;
 use crate::core::conduct::Conduct;
 use crate::core::leads::Leads;
-use crate::core::members::MemberTable;
+use crate::core::members::{self, MemberTable};
 use crate::core::nat::NatView;
-use crate::core::rate_limit::RequestLimiter;
+use crate::core::neighbours::Neighbours;
+use crate::core::rate_limit::{RequestLimiter, SignerLimiter};
 use crate::core::redial::RedialPlan;
 use crate::error::{ConnectError, RequestError, StartError};
 use crate::gate::Gate;
@@ -87,8 +88,10 @@ pub(crate) struct Node {
     metrics: MeshMetrics,
     table: MemberTable,
     leads: Leads,
+    neighbours: Neighbours,
     redial: RedialPlan<Target>,
     limiter: RequestLimiter,
+    signers: SignerLimiter,
     conduct: Conduct,
     nat: NatView,
     nat_status: NatStatus,
@@ -101,6 +104,7 @@ pub(crate) struct Node {
     /// Our certificates as they were then.
     told_chain: Vec<Vec<u8>>,
     lists_compared_at: Instant,
+    routes_refilled_at: Instant,
     pending_connects: BTreeMap<ConnectionId, PendingConnect>,
     dialled_targets: BTreeMap<ConnectionId, Target>,
     /// Dials over QUIC alone; each has its second dial below.
@@ -162,6 +166,8 @@ impl Node {
             leads: Leads::default(),
             redial: RedialPlan::new(config.redial),
             limiter: RequestLimiter::new(config.limits.requests),
+            signers: SignerLimiter::new(config.limits.gossip),
+            neighbours: Neighbours::default(),
             conduct: Conduct::default(),
             nat: NatView::default(),
             nat_status: NatStatus::default(),
@@ -172,6 +178,7 @@ impl Node {
             told_lists: gate.list_numbers(),
             told_chain: gate.chain(),
             lists_compared_at: Instant::now(),
+            routes_refilled_at: Instant::now(),
             gate,
             config,
             pending_connects: BTreeMap::new(),
@@ -290,7 +297,9 @@ impl Node {
         self.listen_again(now);
         self.reserve_relays(now);
         self.end_lookups(now);
+        self.refill_routes(now);
         self.compare_lists(now);
+        self.count_gossip_meshes();
         for peer in self.conduct.handle_timeout(now) {
             self.gate.lift_ban(&peer);
         }
@@ -343,10 +352,7 @@ fn own_membership(trust: &Trust) -> Result<(), StartError> {
 
 /// Milliseconds since 1970, for record sequences: they rise across restarts without a file.
 fn unix_ms() -> u64 {
-    let elapsed = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    members::unix_ms(SystemTime::now())
 }
 
 /// A number in `[0, 1)` for jitter, where an attacker gains nothing by guessing it.

@@ -141,7 +141,7 @@ impl Node {
                 && self.table.offers(&peer, RELAY_PROTOCOL)
                 && self.table.is_direct(&peer);
             let dialled = self.table.remote_addresses(&peer);
-            let known = self.table.addresses(&peer);
+            let known = self.dialable(&peer, self.table.addresses(&peer));
             let address = dialled
                 .into_iter()
                 .chain(known)

@@ -33,7 +33,7 @@ impl Node {
             let _ = reply.send(Err(RequestError::Broken { peer, reason }));
             return;
         }
-        let addresses = self.table.addresses(&peer);
+        let addresses = self.dialable(&peer, self.table.addresses(&peer));
         let sync = self.swarm.behaviour_mut().sync.inner_mut();
         let id = sync.send_request_with_addresses(&peer, request.into(), addresses);
         self.asked.insert(id, Asked::Caller(peer, reply));

@@ -3,6 +3,12 @@
 //! TCP with Noise and Yamux, the same over WebSocket, QUIC, and circuits through relays, all of
 //! them with DNS names; then [`admission`] over whichever it was. Admission is the outermost layer,
 //! so there is no path around it.
+//!
+//! What somebody who has proven nothing can have us hold, between the first packet and admission: on a QUIC connection
+//! what its window lets it send, [`QUIC_WINDOW_BYTES`]; on any other the window of the one substream it may have,
+//! 256 KiB. One address (of IPv6 a /64) has at most 32 such connections, which makes 128 MiB, all of them together
+//! `limits.max_pending_incoming`, which makes 512 MiB by default (128). Each is gone after [`HANDSHAKE_TIMEOUT`] and the
+//! admission time-out, 18 s by default. The window cannot be smaller before admission than after it: libp2p sets it once.
 
 mod admission;
 mod replay;
@@ -27,6 +33,10 @@ use crate::gate::Gate;
 /// Dial or accept, security handshake and multiplexer, before admission begins. Less than the ten
 /// seconds after which whoever asks to have an address tested gives up waiting for the outcome.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// What a peer may have sent on one QUIC connection, on all substreams together, before it is read. libp2p's own is
+/// 15 MB. 4 MiB carry 300 Mbit/s over a round trip of 100 ms, and bulk has connections of its own.
+const QUIC_WINDOW_BYTES: u32 = 4 << 20;
 
 /// Substreams open at once on one TCP connection, by both sides together.
 const MAX_SUBSTREAMS: usize = 1_024;
@@ -105,7 +115,7 @@ fn direct(keypair: &Keypair) -> Result<Boxed<Output>, StartError> {
         .authenticate(noise_config(keypair)?)
         .multiplex(yamux_config())
         .boxed();
-    let quic = quic::tokio::Transport::new(quic::Config::new(keypair))
+    let quic = quic::tokio::Transport::new(quic_config(keypair))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
     Ok(with_dns(either(tcp, quic))?.boxed())
@@ -137,6 +147,14 @@ fn tcp_config() -> tcp::Config {
     tcp::Config::default().nodelay(true)
 }
 
+fn quic_config(keypair: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(keypair);
+    config.max_connection_data = QUIC_WINDOW_BYTES;
+    // A substream that nobody reads leaves the others a quarter.
+    config.max_stream_data = QUIC_WINDOW_BYTES / 4 * 3;
+    config
+}
+
 fn noise_config(keypair: &Keypair) -> Result<noise::Config, StartError> {
     noise::Config::new(keypair).map_err(|error| setup("encryption", &error))
 }
@@ -151,5 +169,24 @@ fn setup(part: &'static str, error: &dyn std::error::Error) -> StartError {
     StartError::Setup {
         part,
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+    use crate::behaviour::gatekeeper::MAX_PENDING_PER_ADDRESS;
+    use crate::config::MeshLimits;
+
+    #[test]
+    fn given_the_defaults_when_strangers_take_every_place_then_they_hold_what_the_documentation_says()
+     {
+        let config = quic_config(&Keypair::generate_ed25519());
+        let window = u64::from(config.max_connection_data);
+        let places = u64::from(MeshLimits::default().max_pending_incoming);
+        assert_eq!(window * places, 512 << 20);
+        assert_eq!(window * MAX_PENDING_PER_ADDRESS as u64, 128 << 20);
+        assert!(config.max_stream_data < config.max_connection_data);
     }
 }
