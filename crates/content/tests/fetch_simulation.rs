@@ -67,6 +67,7 @@ struct Provider {
 enum Happening {
     Good,
     Wrong,
+    Oversized,
     NotFound,
     Busy,
     Disconnect,
@@ -256,6 +257,9 @@ impl Simulation {
         let happening = match provider.character {
             _ if !provider.holds.contains(&ticket.0) => Happening::NotFound,
             Character::Liar if roll < 20 => Happening::Wrong,
+            Character::Liar if roll < 40 && transmit.max_bytes < MAX_BLOCK_BYTES => {
+                Happening::Oversized
+            }
             Character::Busy if roll < 30 => Happening::Busy,
             Character::Staller if provider.answers_left == 0 => return Ok(()),
             Character::Mortal if provider.answers_left == 0 => {
@@ -364,8 +368,8 @@ impl Simulation {
         self.in_flight.remove(&(peer, ticket.0));
         match happening {
             Happening::Good => {
-                self.planner.handle_arrived(&peer, ticket, self.now);
                 let size = self.sizes[ticket.0 as usize];
+                self.planner.handle_arrived(&peer, ticket, size, self.now);
                 if self.planner.handle_block(&peer, ticket, size, self.now) == Verdict::Accepted {
                     if !self.delivered.insert(ticket.0) {
                         return Err(format!(
@@ -376,6 +380,7 @@ impl Simulation {
                     self.held.insert(ticket.0, u64::from(size));
                 }
             }
+            Happening::Oversized => self.planner.handle_oversized(&peer, ticket, self.now),
             Happening::Wrong => self.planner.handle_wrong_block(&peer, ticket, self.now),
             Happening::NotFound => self.planner.handle_not_found(&peer, ticket, self.now),
             Happening::Busy => {

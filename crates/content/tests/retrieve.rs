@@ -7,17 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+
 use tokio::io::AsyncWriteExt as _;
 use transfer_support::{
     Node, Reader, answer_with, block_frame, flipped, frame, next_request, noise, read_all,
 };
 use warren_content::core::block::Encoder;
 use warren_content::core::fetch::FetchLimits;
-use warren_content::core::manifest::{ChunkRef, FileBuilder};
+use warren_content::core::manifest::{
+    ChunkRef, DirectoryEntry, FileBuilder, Manifest, PartRef, TreeOf, build_directory,
+};
 use warren_content::core::wire::Response;
-use warren_content::retrieve::RetrieveError;
+use warren_content::retrieve::{DirectoryPiece, RetrieveError, RetrievedDirectory};
 use warren_content::store::PutOptions;
-use warren_content::{BlockId, ChunkId};
+use warren_content::{BlockId, ChunkId, DocumentId, Encoding, MAX_BLOCK_BYTES, Store, StoredBlock};
 use warren_identity::UnixMillis;
 use warren_telemetry::SourceType;
 
@@ -633,4 +637,284 @@ async fn given_a_manifest_that_lies_about_a_chunks_size_when_read_then_it_is_ref
             "{claimed}: {read:?}"
         );
     }
+}
+
+/// A file of `count` chunks of `size` bytes in the holder's store, whose manifest claims `claimed` bytes for each.
+async fn put_small_chunks(
+    holder: &Node,
+    count: usize,
+    size: usize,
+    claimed: u32,
+) -> (DocumentId, Vec<u8>) {
+    let content = noise("small chunks", count * size);
+    let mut builder = FileBuilder::new();
+    let mut blocks: Vec<(BlockId, bytes::Bytes)> = Vec::new();
+    for chunk in content.chunks(size) {
+        let id = ChunkId::of(chunk);
+        builder.push(ChunkRef { id, size: claimed }).unwrap();
+        blocks.push((id.into(), chunk.to_vec().into()));
+    }
+    let manifest = builder.finish().unwrap().pop().unwrap();
+    blocks.push((manifest.id.into(), manifest.bytes));
+    insert(&holder.store, manifest.id, blocks).await;
+    (manifest.id, content)
+}
+
+/// Puts blocks into a store as they are, whatever they say.
+async fn insert(store: &Store, document: DocumentId, blocks: Vec<(BlockId, bytes::Bytes)>) {
+    let lease = store
+        .begin_retrieval(document, UnixMillis(u64::MAX))
+        .await
+        .unwrap();
+    for (id, bytes) in blocks {
+        let block = Encoder::new().encode(&bytes).verify(id).unwrap();
+        store.insert_block(&lease, block).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn given_a_liar_with_huge_answers_to_small_questions_when_read_then_little_is_held_and_another_completes_it()
+ {
+    let (holder, reader) = (Node::new(2), Reader::new());
+    let (document, content) = put_small_chunks(&holder, 500, 1000, 1000).await;
+    let metrics = reader.node.metrics.clone();
+    let most = Arc::new(AtomicUsize::new(0));
+    let (store, seen) = (holder.store.clone(), most.clone());
+    reader.network.add_player(1, move |stream| {
+        let (metrics, seen) = (metrics.clone(), seen.clone());
+        let huge = StoredBlock {
+            encoding: Encoding::Plain,
+            plain_size: MAX_BLOCK_BYTES,
+            bytes: vec![7; MAX_BLOCK_BYTES as usize].into(),
+        };
+        answer_with(stream, store.clone(), move |request, id, block| {
+            let text = metrics.encode();
+            let held = text
+                .lines()
+                .find_map(|line| line.strip_prefix("warren_transfer_unverified_bytes "))
+                .unwrap();
+            seen.fetch_max(held.parse().unwrap(), Ordering::Relaxed);
+            // Honest until there is something to gain.
+            let answer = if matches!(id, BlockId::Chunk(_)) {
+                &huge
+            } else {
+                &block
+            };
+            Some(block_frame(request, answer))
+        })
+    });
+    reader.network.add_node(&holder);
+
+    assert!(
+        reader.read(document).await.unwrap() == content,
+        "the content differs"
+    );
+    // The head's answer may be as large as a block may be; of the others nothing is kept.
+    let most = most.load(Ordering::Relaxed);
+    assert!(most <= 2 * MAX_BLOCK_BYTES as usize, "{most} bytes held");
+    assert!(reader.peers.is_penalised(&transfer_support::peer(1)));
+}
+
+#[tokio::test]
+async fn given_a_manifest_that_claims_less_than_its_chunks_have_when_read_then_it_is_malformed_and_no_peer_is_blamed()
+ {
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let (document, _) = put_small_chunks(&holder, 60, MIB, 1).await;
+    reader.network.add_node(&holder);
+
+    let read = reader.read(document).await.map(|content| content.len());
+
+    assert!(
+        matches!(read, Err(RetrieveError::Malformed { .. })),
+        "{read:?}"
+    );
+    assert!(!reader.peers.is_penalised(&transfer_support::peer(1)));
+    assert_eq!(reader.bad_blocks("hash"), 0);
+}
+
+/// The files of a directory as they come; ends with the stream or its error.
+async fn read_files(
+    mut directory: RetrievedDirectory,
+) -> (Vec<(String, Vec<u8>)>, Option<RetrieveError>) {
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    while let Some(piece) = directory.next().await {
+        match piece {
+            Ok(DirectoryPiece::File(entry)) => files.push((entry.name, Vec::new())),
+            Ok(DirectoryPiece::Bytes(bytes)) => files.last_mut().unwrap().1.extend(bytes),
+            Err(error) => return (files, Some(error)),
+        }
+    }
+    (files, None)
+}
+
+async fn put_files(holder: &Node, files: &[(String, Vec<u8>)]) -> DocumentId {
+    let mut folder = holder.store.begin_directory();
+    for (name, content) in files {
+        folder.add(name, content.as_slice()).await.unwrap();
+    }
+    let options = PutOptions {
+        now: UnixMillis(1),
+        ..PutOptions::default()
+    };
+    let put = folder.finish(options, &transfer_support::key(1)).await;
+    put.unwrap().document
+}
+
+#[tokio::test]
+async fn given_a_directory_on_a_peer_when_opened_then_all_its_files_come_in_order_and_it_is_listed()
+{
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let mut files: Vec<(String, Vec<u8>)> = (0..700)
+        .map(|index| {
+            (
+                format!("{index:03}.txt"),
+                format!("document {index}").into_bytes(),
+            )
+        })
+        .collect();
+    files.push(("empty".to_owned(), Vec::new()));
+    files.push(("large".to_owned(), noise("large", 5 * MIB)));
+    files.push(("sub/last".to_owned(), b"last".to_vec()));
+    let document = put_files(&holder, &files).await;
+    reader.network.add_node(&holder);
+
+    let directory = reader.retriever.open_directory(document).await.unwrap();
+    assert_eq!(directory.source, SourceType::P2p);
+    let (read, error) = read_files(directory).await;
+
+    assert!(error.is_none(), "{error:?}");
+    assert!(read == files, "the files differ");
+    assert!(reader.node.store.document(document).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn given_a_directory_whose_last_file_is_late_when_opened_then_the_files_before_it_come_first()
+{
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let files: Vec<(String, Vec<u8>)> = ["a", "b", "c"]
+        .map(|name| (name.to_owned(), noise(name, 2 * MIB)))
+        .to_vec();
+    let document = put_files(&holder, &files).await;
+    let last = DocumentId::from_hash(
+        *holder
+            .store
+            .manifest(document)
+            .unwrap()
+            .unwrap()
+            .links()
+            .last()
+            .unwrap()
+            .id
+            .hash(),
+    );
+    let late: Vec<BlockId> = holder
+        .store
+        .manifest(last)
+        .unwrap()
+        .unwrap()
+        .links()
+        .map(|link| link.id)
+        .collect();
+    let store = holder.store.clone();
+    reader.network.add_player(1, move |stream| {
+        let late = late.clone();
+        answer_with(stream, store.clone(), move |request, id, block| {
+            Some(match late.contains(&id) {
+                true => Vec::new(),
+                false => block_frame(request, &block),
+            })
+        })
+    });
+
+    let mut directory = reader.retriever.open_directory(document).await.unwrap();
+    let mut read: Vec<(String, Vec<u8>)> = Vec::new();
+    loop {
+        match directory.next().await.unwrap().unwrap() {
+            DirectoryPiece::File(entry) if entry.name == "c" => break,
+            DirectoryPiece::File(entry) => read.push((entry.name, Vec::new())),
+            DirectoryPiece::Bytes(bytes) => read.last_mut().unwrap().1.extend(bytes),
+        }
+    }
+    assert!(read == files[..2], "the files differ");
+}
+
+#[tokio::test]
+async fn given_files_in_many_tiny_chunks_when_their_directory_is_opened_then_it_is_read_although_none_is_kept_early()
+ {
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let mut entries = Vec::new();
+    let mut files = Vec::new();
+    let mut blocks: Vec<(BlockId, bytes::Bytes)> = Vec::new();
+    for file in 0..40_u8 {
+        let mut builder = FileBuilder::new();
+        let content: Vec<u8> = (0..100).map(|byte| byte ^ file).collect();
+        for byte in content.chunks(1) {
+            let id = ChunkId::of(byte);
+            builder.push(ChunkRef { id, size: 1 }).unwrap();
+            blocks.push((id.into(), byte.to_vec().into()));
+        }
+        let manifest = builder.finish().unwrap().pop().unwrap();
+        let name = format!("{file:02}");
+        entries.push(DirectoryEntry {
+            name: name.clone(),
+            id: manifest.id,
+            size: 100,
+        });
+        files.push((name, content));
+        blocks.push((manifest.id.into(), manifest.bytes));
+    }
+    let root = build_directory(entries).unwrap().pop().unwrap();
+    blocks.push((root.id.into(), root.bytes));
+    insert(&holder.store, root.id, blocks).await;
+    reader.network.add_node(&holder);
+
+    let directory = reader.retriever.open_directory(root.id).await.unwrap();
+    let (read, error) = read_files(directory).await;
+
+    assert!(error.is_none(), "{error:?}");
+    assert!(read == files, "the files differ");
+}
+
+#[tokio::test]
+async fn given_a_directory_in_parts_that_clash_when_opened_then_it_breaks_off_as_malformed() {
+    let (holder, reader) = (Node::new(1), Reader::new());
+    let file = holder.put(b"").await;
+    let part = |names: &[&str]| {
+        let entries = names
+            .iter()
+            .map(|name| DirectoryEntry {
+                name: (*name).to_owned(),
+                id: file,
+                size: 0,
+            })
+            .collect();
+        build_directory(entries).unwrap().pop().unwrap()
+    };
+    let parts = [part(&["a", "a-b"]), part(&["a/c"])];
+    let root = Manifest::Tree {
+        size: 0,
+        of: TreeOf::Directory,
+        parts: parts
+            .iter()
+            .map(|part| PartRef {
+                id: part.id,
+                size: 0,
+            })
+            .collect(),
+    }
+    .encode()
+    .unwrap();
+    let mut blocks: Vec<(BlockId, bytes::Bytes)> = vec![(root.id.into(), root.bytes)];
+    blocks.extend(parts.map(|part| (part.id.into(), part.bytes)));
+    insert(&holder.store, root.id, blocks).await;
+    reader.network.add_node(&holder);
+
+    let directory = reader.retriever.open_directory(root.id).await.unwrap();
+    let (read, error) = read_files(directory).await;
+
+    assert_eq!(read.len(), 2);
+    assert!(
+        matches!(error, Some(RetrieveError::Malformed { .. })),
+        "{error:?}"
+    );
 }

@@ -5,6 +5,7 @@ mod transfer_support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,12 +17,12 @@ use tokio_util::sync::CancellationToken;
 use transfer_support::{
     Node, Reader, block_frame, key, member, next_request, noise, peer, read_all,
 };
-use warren_content::core::wire::{MAX_FRAME, Request};
+use warren_content::core::wire::{MAX_FRAME, MAX_HAVE_DOCUMENTS, Request};
 use warren_content::transfer::bulk::{BulkDialer, BulkListener};
 use warren_content::transfer::{
     BlockClient, CallError, ConnectError, Outcome, TransferLimits, TransferMetrics,
 };
-use warren_content::{BlockId, ChunkId, DocumentId};
+use warren_content::{BlockId, ChunkId, DocumentId, MAX_BLOCK_BYTES};
 use warren_identity::{
     CA_VALIDITY, CaRequest, Capabilities, CertificateAuthority, CrlRequest, LeafRequest,
     OrganizationId, RevokedSerial, Roots, Serial, Trust, UnixTime, WildcardNames,
@@ -62,7 +63,9 @@ async fn given_a_silent_server_when_asked_then_the_client_ends_after_the_progres
     let client = client(near, &metrics);
     let (replies, mut arrivals) = mpsc::channel(1);
     let begun = Instant::now();
-    client.get(chunk(b"x"), 7, &replies).unwrap();
+    client
+        .get(chunk(b"x"), MAX_BLOCK_BYTES, 7, &replies)
+        .unwrap();
     let arrival = arrivals.recv().await.unwrap();
     assert!(matches!(arrival.outcome, Outcome::Lost) && arrival.ticket == 7);
     let waited = begun.elapsed();
@@ -81,7 +84,9 @@ async fn given_a_server_that_stops_in_a_block_when_waited_for_then_the_client_en
     let metrics = Metrics::new();
     let client = client(near, &metrics);
     let (replies, mut arrivals) = mpsc::channel(1);
-    client.get(chunk(b"x"), 7, &replies).unwrap();
+    client
+        .get(chunk(b"x"), MAX_BLOCK_BYTES, 7, &replies)
+        .unwrap();
     let request = next_request(&mut far).await.unwrap().id();
     let block = warren_content::StoredBlock {
         encoding: warren_content::Encoding::Plain,
@@ -134,7 +139,9 @@ async fn given_many_requests_at_once_when_answered_then_each_gets_its_own_block(
     let client = client(near, &Metrics::new());
     let (replies, mut arrivals) = mpsc::channel(blocks.len());
     for (index, block) in blocks.iter().enumerate() {
-        client.get(*block, index as u64, &replies).unwrap();
+        client
+            .get(*block, MAX_BLOCK_BYTES, index as u64, &replies)
+            .unwrap();
     }
     for _ in &blocks {
         let arrival = arrivals.recv().await.unwrap();
@@ -294,6 +301,139 @@ async fn given_more_connections_than_allowed_when_served_then_the_surplus_is_clo
         1
     );
     first.abort();
+}
+
+const UNVERIFIED: &str = "warren_transfer_unverified_bytes";
+const QUEUED: &str = "warren_transfer_queued_request_bytes";
+
+fn gauge(metrics: &Metrics, name: &str) -> usize {
+    let text = metrics.encode();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.expect("the gauge is registered").parse().unwrap()
+}
+
+#[tokio::test]
+async fn given_answers_that_nobody_verifies_when_they_reach_the_budget_then_no_more_is_read_until_some_are_gone()
+ {
+    const BLOCKS: usize = 64;
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let metrics = Metrics::new();
+    let client = client(near, &metrics);
+    let (replies, mut arrivals) = mpsc::channel(BLOCKS);
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
+    tokio::spawn(async move {
+        let block = warren_content::StoredBlock {
+            encoding: warren_content::Encoding::Plain,
+            plain_size: MIB as u32,
+            bytes: vec![0; MIB].into(),
+        };
+        while let Some(request) = next_request(&mut far).await {
+            let answer = block_frame(request.id(), &block);
+            far.write_all(&answer).await.unwrap();
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    for ticket in 0..BLOCKS as u64 {
+        client
+            .get(chunk(b"x"), MAX_BLOCK_BYTES, ticket, &replies)
+            .unwrap();
+    }
+
+    let budget = TransferLimits::default().unverified_bytes;
+    eventually("a full budget", || gauge(&metrics, UNVERIFIED) == budget).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        (written.load(Ordering::Relaxed), gauge(&metrics, UNVERIFIED)),
+        (budget / MIB, budget)
+    );
+
+    for _ in 0..BLOCKS {
+        let arrival = arrivals.recv().await.unwrap();
+        assert!(matches!(arrival.outcome, Outcome::Block(_)));
+        assert!(gauge(&metrics, UNVERIFIED) <= budget);
+    }
+    assert_eq!(gauge(&metrics, UNVERIFIED), 0);
+}
+
+#[tokio::test]
+async fn given_an_answer_larger_than_asked_for_when_received_then_nothing_of_it_is_kept_and_the_next_is_read()
+ {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let metrics = Metrics::new();
+    let client = client(near, &metrics);
+    let (replies, mut arrivals) = mpsc::channel(2);
+    client.get(chunk(b"x"), 1000, 0, &replies).unwrap();
+    client.get(chunk(b"y"), 1000, 1, &replies).unwrap();
+    for size in [1001, 1000] {
+        let request = next_request(&mut far).await.unwrap();
+        let block = warren_content::StoredBlock {
+            encoding: warren_content::Encoding::Plain,
+            plain_size: size,
+            bytes: vec![0; size as usize].into(),
+        };
+        far.write_all(&block_frame(request.id(), &block))
+            .await
+            .unwrap();
+    }
+    let first = arrivals.recv().await.unwrap();
+    assert!(
+        matches!(first.outcome, Outcome::Oversized { plain_size: 1001 }),
+        "{first:?}"
+    );
+    let second = arrivals.recv().await.unwrap();
+    assert!(matches!(second.outcome, Outcome::Block(_)), "{second:?}");
+    assert_eq!(gauge(&metrics, UNVERIFIED), 1000);
+}
+
+#[tokio::test]
+async fn given_a_peer_that_asks_much_and_reads_nothing_when_served_then_its_requests_wait_outside_and_others_are_answered()
+ {
+    let node = Node::new(1);
+    let held = node.put(b"held").await;
+    let (mut greedy, far) = tokio::io::duplex(1024);
+    let server = node.server.clone();
+    tokio::spawn(async move { server.serve(far, member(8)).await });
+    let mut question = Vec::new();
+    Request::Have {
+        request: 1,
+        documents: vec![held; MAX_HAVE_DOCUMENTS],
+    }
+    .encode(&mut question);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let asking = tokio::spawn(async move {
+        while greedy.write_all(&question).await.is_ok() {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let budget = TransferLimits::default().queued_request_bytes;
+    let frame = 32 * MAX_HAVE_DOCUMENTS;
+    eventually("a full queue", || {
+        gauge(&node.metrics, QUEUED) > budget - 2 * frame
+    })
+    .await;
+
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let server = node.server.clone();
+    tokio::spawn(async move { server.serve(far, member(9)).await });
+    let other = client(near, &Metrics::new());
+    assert_eq!(other.have(&[held]).await.unwrap(), [true]);
+    assert!(gauge(&node.metrics, QUEUED) <= budget);
+    let before = asked.load(Ordering::Relaxed);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        before,
+        "it is still read from"
+    );
+    asking.abort();
 }
 
 // ---- the bulk connection ----

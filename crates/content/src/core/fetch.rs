@@ -14,8 +14,12 @@
 //! * **Order.** The lowest ticket not yet verified is always next. Later blocks are asked for only while the window
 //!   has room.
 //! * **Window.** Bytes asked for, plus bytes verified and not yet [released](FetchPlanner::release), stay within
-//!   [`FetchLimits::window_bytes`]. Only the head (the lowest unreleased ticket) may exceed it, by at most two copies
-//!   of itself, so a full window can never block the very block its reader waits for.
+//!   [`FetchLimits::window_bytes`]. Only the head (the lowest unreleased ticket) may exceed it, by at most two blocks of
+//!   the largest size, so a full window can never block the very block its reader waits for.
+//! * **No answer is larger than its share of the window.** Every request carries the most bytes its answer may have.
+//!   Where an answer announces more, either the peer lies or the manifest that gave the size does: nothing is kept of it,
+//!   and the block is asked for once more as one of the largest size ([`FetchPlanner::handle_oversized`]). Then the hash
+//!   tells who lied.
 //! * **Several providers at once**, each as deep as its measured rate deserves; the one that would be done first gets
 //!   the block.
 //! * **Failure is local.** A block that a provider lacks, refuses, is too slow with, or disconnects over, goes to
@@ -183,16 +187,15 @@ impl<P: Clone + Ord> FetchPlanner<P> {
         }
     }
 
-    /// All bytes of an answer are here; verification has yet to say what they are.
-    pub fn handle_arrived(&mut self, peer: &P, ticket: Ticket, now: Instant) {
+    /// All bytes of an answer are here, `size` of them when decoded; verification has yet to say what they are.
+    pub fn handle_arrived(&mut self, peer: &P, ticket: Ticket, size: u32, now: Instant) {
         let Some(provider) = self.providers.get_mut(peer) else {
             return;
         };
         provider.last_progress = now;
         if let Some(flight) = provider.flights.get_mut(&ticket) {
             flight.arrived = true;
-            let size = flight.size;
-            provider.rate.add(size, now);
+            provider.rate.add(u64::from(size), now);
         }
     }
 
@@ -237,6 +240,20 @@ impl<P: Clone + Ord> FetchPlanner<P> {
     /// `peer` refused the request.
     pub fn handle_refused(&mut self, peer: &P, ticket: Ticket, code: u16, now: Instant) {
         self.miss(peer, ticket, Failure::Refused(code));
+        self.review(now);
+    }
+
+    /// `peer` announced more bytes than [`Transmit::max_bytes`]; nothing of them was kept. Nobody is blamed: the block is
+    /// asked for again, of anybody, with room for the largest.
+    pub fn handle_oversized(&mut self, peer: &P, ticket: Ticket, now: Instant) {
+        self.handle_progress(peer, now);
+        self.land(peer, ticket);
+        if let Some(entry) = self.entries.get_mut(&ticket)
+            && entry.phase != Phase::Verified
+        {
+            entry.size = u64::from(MAX_BLOCK_BYTES);
+        }
+        self.give_back(ticket);
         self.review(now);
     }
 
@@ -391,6 +408,7 @@ impl<P: Clone + Ord> FetchPlanner<P> {
     }
 
     fn send(&mut self, peer: P, ticket: Ticket, now: Instant) -> Option<Transmit<P>> {
+        let is_head = self.entries.keys().next() == Some(&ticket);
         let entry = self.entries.get_mut(&ticket)?;
         let provider = self.providers.get_mut(&peer)?;
         if provider.flights.values().all(|flight| flight.arrived) {
@@ -422,10 +440,13 @@ impl<P: Clone + Ord> FetchPlanner<P> {
         self.queued.remove(&ticket);
         self.outstanding_bytes += entry.size;
         self.in_flight += 1;
+        // Sizes were clamped to a block's limit when the block was wanted.
+        let size = u32::try_from(entry.size).unwrap_or(MAX_BLOCK_BYTES);
         Some(Transmit {
             peer,
             ticket,
             block: entry.block,
+            max_bytes: if is_head { MAX_BLOCK_BYTES } else { size },
         })
     }
 
@@ -656,308 +677,4 @@ impl<P: Clone + Ord> FetchPlanner<P> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use super::*;
-    use crate::core::id::ChunkId;
-
-    type Planner = FetchPlanner<&'static str>;
-
-    const MIB: u32 = 1024 * 1024;
-
-    fn block(byte: u8) -> BlockId {
-        BlockId::Chunk(ChunkId::from_hash([byte; 32]))
-    }
-
-    fn planner(now: Instant) -> Planner {
-        FetchPlanner::new(FetchLimits::default(), now)
-    }
-
-    fn transmits(planner: &mut Planner, now: Instant) -> Vec<(&'static str, u64)> {
-        std::iter::from_fn(|| planner.poll_transmit(now))
-            .map(|t| (t.peer, t.ticket.0))
-            .collect()
-    }
-
-    fn events(planner: &mut Planner) -> Vec<Event<&'static str>> {
-        std::iter::from_fn(|| planner.poll_event()).collect()
-    }
-
-    /// The planner has no clock: any instant will do.
-    fn start() -> Instant {
-        Instant::now()
-    }
-
-    #[test]
-    fn given_no_provider_when_a_block_is_wanted_then_providers_are_asked_for_once() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        planner.want(Ticket(1), block(1), MIB, now);
-        assert_eq!(events(&mut planner), [Event::NeedProviders]);
-        assert_eq!(transmits(&mut planner, now), []);
-    }
-
-    #[test]
-    fn given_two_providers_when_blocks_are_wanted_then_both_are_asked_in_order() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.handle_provider("b", now);
-        for ticket in 0..4 {
-            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
-        }
-        assert_eq!(
-            transmits(&mut planner, now),
-            [("a", 0), ("b", 1), ("a", 2), ("b", 3)]
-        );
-    }
-
-    #[test]
-    fn given_a_full_window_when_the_reader_takes_a_block_then_one_more_is_asked_for() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.handle_provider("b", now);
-        for ticket in 0..40 {
-            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
-        }
-        assert_eq!(transmits(&mut planner, now).len(), 16);
-        assert_eq!(
-            planner.handle_block(&"a", Ticket(0), MIB, now),
-            Verdict::Accepted
-        );
-        assert_eq!(
-            transmits(&mut planner, now),
-            [],
-            "a verified block still fills the window"
-        );
-        planner.release(Ticket(0), now);
-        assert_eq!(transmits(&mut planner, now), [("a", 16)]);
-    }
-
-    #[test]
-    fn given_a_wrong_block_when_reported_then_its_sender_is_dropped_and_the_block_asked_elsewhere()
-    {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.handle_provider("b", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        planner.handle_wrong_block(&"a", Ticket(0), now);
-        let reason = DropReason::WrongBlock { block: block(0) };
-        assert_eq!(events(&mut planner), [Event::Dropped { peer: "a", reason }]);
-        assert_eq!(transmits(&mut planner, now), [("b", 0)]);
-        assert!(!planner.handle_provider("a", now), "a liar was taken back");
-    }
-
-    #[test]
-    fn given_a_provider_that_lacks_a_block_when_another_has_it_then_the_other_is_asked() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.handle_provider("b", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        planner.handle_not_found(&"a", Ticket(0), now);
-        assert_eq!(transmits(&mut planner, now), [("b", 0)]);
-    }
-
-    #[test]
-    fn given_a_silent_provider_when_it_stalls_then_it_is_dropped_and_its_blocks_asked_elsewhere() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        let (at, reason) = planner.poll_timeout().unwrap();
-        assert_eq!(
-            (at, reason),
-            (now + Duration::from_secs(10), TimeoutReason::Stall)
-        );
-        planner.handle_timeout(at);
-        assert_eq!(
-            events(&mut planner),
-            [
-                Event::Dropped {
-                    peer: "a",
-                    reason: DropReason::Stalled
-                },
-                Event::NeedProviders
-            ]
-        );
-        planner.handle_provider("b", at);
-        assert_eq!(transmits(&mut planner, at), [("b", 0)]);
-    }
-
-    #[test]
-    fn given_progress_when_the_stall_time_passes_then_the_provider_is_kept() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now).len(), 1);
-        planner.handle_progress(&"a", now + Duration::from_secs(9));
-        planner.handle_timeout(now + Duration::from_secs(11));
-        assert_eq!(events(&mut planner), []);
-    }
-
-    #[test]
-    fn given_an_overdue_head_when_another_provider_is_free_then_it_is_asked_too_and_the_first_answer_counts()
-     {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        planner.handle_provider("b", now);
-        let (at, reason) = planner.poll_timeout().unwrap();
-        assert_eq!(reason, TimeoutReason::Hedge);
-        planner.handle_timeout(at);
-        assert_eq!(transmits(&mut planner, at), [("b", 0)]);
-        assert_eq!(
-            planner.handle_block(&"b", Ticket(0), MIB, at),
-            Verdict::Accepted
-        );
-        assert_eq!(
-            planner.handle_block(&"a", Ticket(0), MIB, at),
-            Verdict::Duplicate
-        );
-        planner.release(Ticket(0), at);
-        assert_eq!(planner.outstanding_bytes(), 0);
-    }
-
-    #[test]
-    fn given_a_busy_provider_when_its_pause_is_over_then_it_is_asked_again() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now).len(), 1);
-        planner.handle_busy(&"a", Ticket(0), Duration::from_millis(200), now);
-        assert_eq!(transmits(&mut planner, now), []);
-        let (at, reason) = planner.poll_timeout().unwrap();
-        assert_eq!(
-            (at, reason),
-            (now + Duration::from_millis(200), TimeoutReason::Backoff)
-        );
-        planner.handle_timeout(at);
-        assert_eq!(transmits(&mut planner, at), [("a", 0)]);
-    }
-
-    #[test]
-    fn given_nobody_with_the_block_when_searches_are_used_up_then_the_failure_names_what_was_tried()
-    {
-        let mut now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        planner.handle_not_found(&"a", Ticket(0), now);
-        let mut searches = 0;
-        let failure = loop {
-            match planner.poll_event() {
-                Some(Event::NeedProviders) => {
-                    searches += 1;
-                    planner.handle_search_finished(now);
-                }
-                Some(Event::Failed(failure)) => break failure,
-                Some(other) => panic!("unexpected {other:?}"),
-                None => {
-                    now = planner.poll_timeout().expect("it waits for something").0;
-                    planner.handle_timeout(now);
-                }
-            }
-        };
-        assert_eq!(searches, 3);
-        assert_eq!(
-            failure,
-            FetchFailure {
-                block: block(0),
-                tried: vec![("a", Failure::NotFound)]
-            }
-        );
-        assert!(
-            failure
-                .to_string()
-                .ends_with("could not be had: a does not hold it"),
-            "{failure}"
-        );
-    }
-
-    #[test]
-    fn given_a_lost_provider_when_it_comes_back_then_it_is_used_again_a_bounded_number_of_times() {
-        let now = start();
-        let mut planner = planner(now);
-        for ticket in 0..3 {
-            assert!(planner.handle_provider("a", now));
-            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
-            planner.handle_disconnected(&"a", now);
-        }
-        assert!(!planner.handle_provider("a", now));
-    }
-
-    #[test]
-    fn given_a_provider_that_delivers_between_disconnects_when_it_comes_back_then_it_is_always_used()
-     {
-        let now = start();
-        let mut planner = planner(now);
-        for ticket in 0..20 {
-            assert!(
-                planner.handle_provider("a", now),
-                "refused before ticket {ticket}"
-            );
-            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
-            assert_eq!(transmits(&mut planner, now), [("a", ticket)]);
-            planner.handle_block(&"a", Ticket(ticket), MIB, now);
-            planner.release(Ticket(ticket), now);
-            planner.handle_disconnected(&"a", now);
-        }
-    }
-
-    #[test]
-    fn given_a_block_fetched_elsewhere_when_that_is_given_up_then_it_is_asked_for_here() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-        planner.handle_elsewhere(&"a", Ticket(0), now);
-        assert_eq!(planner.outstanding_bytes(), 0);
-        assert_eq!(transmits(&mut planner, now), []);
-        planner.handle_elsewhere_abandoned(Ticket(0), now);
-        assert_eq!(transmits(&mut planner, now), [("a", 0)]);
-    }
-
-    #[test]
-    fn given_arrived_answers_when_their_provider_disconnects_then_they_still_count() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        planner.want(Ticket(0), block(0), MIB, now);
-        assert_eq!(transmits(&mut planner, now).len(), 1);
-        planner.handle_arrived(&"a", Ticket(0), now);
-        planner.handle_disconnected(&"a", now);
-        assert_eq!(
-            planner.handle_block(&"a", Ticket(0), MIB, now),
-            Verdict::Accepted
-        );
-    }
-
-    #[test]
-    fn given_a_slow_reader_when_much_time_passes_then_the_retrieval_does_not_fail() {
-        let now = start();
-        let mut planner = planner(now);
-        planner.handle_provider("a", now);
-        for ticket in 0..40 {
-            planner.want(Ticket(ticket), block(ticket as u8), MIB, now);
-        }
-        for (peer, ticket) in transmits(&mut planner, now) {
-            planner.handle_block(&peer, Ticket(ticket), MIB, now);
-        }
-        planner.handle_timeout(now + Duration::from_secs(3600));
-        assert_eq!(events(&mut planner), []);
-    }
-}
+mod tests;

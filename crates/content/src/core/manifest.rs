@@ -206,6 +206,16 @@ impl Manifest {
         )
     }
 
+    /// Blocks it links to.
+    #[must_use]
+    pub const fn link_count(&self) -> usize {
+        match self {
+            Self::File { chunks, .. } => chunks.len(),
+            Self::Directory { entries, .. } => entries.len(),
+            Self::Tree { parts, .. } => parts.len(),
+        }
+    }
+
     /// Every block it links to, in order.
     pub fn links(&self) -> Box<dyn Iterator<Item = Link> + Send + '_> {
         match self {
@@ -410,12 +420,7 @@ fn manifest_link(cid: &Cid) -> Result<DocumentId, ManifestError> {
 /// # Errors
 /// [`ManifestError::Name`] with the reason.
 pub fn check_name(name: &str) -> Result<(), ManifestError> {
-    let refuse = |reason| {
-        Err(ManifestError::Name {
-            name: name.chars().take(64).collect(),
-            reason,
-        })
-    };
+    let refuse = |reason| Err(refused_name(name, reason));
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return refuse("a name has 1 to 1024 bytes");
     }
@@ -443,32 +448,54 @@ pub fn check_name(name: &str) -> Result<(), ManifestError> {
 /// # Errors
 /// [`ManifestError::Name`] with the first offending name.
 pub fn check_entries(entries: &[DirectoryEntry]) -> Result<(), ManifestError> {
-    let refuse = |name: &str, reason| {
-        Err(ManifestError::Name {
-            name: name.chars().take(64).collect(),
-            reason,
-        })
-    };
-    for entry in entries {
-        check_name(&entry.name)?;
-    }
-    for pair in entries.windows(2) {
-        if pair[0].name >= pair[1].name {
-            return refuse(&pair[1].name, "entries are sorted by name, each name once");
+    let mut names = NameOrder::default();
+    entries.iter().try_for_each(|entry| names.next(&entry.name))
+}
+
+/// Checks the names of a directory one after the other, as [`check_entries`] does for all at once. Of the names before it
+/// holds those that the last one begins with: no more than that has bytes.
+#[derive(Debug, Default)]
+pub struct NameOrder {
+    last: Option<String>,
+    /// Files whose name begins the last one, and may yet turn out to be a folder of one that follows.
+    files: Vec<String>,
+}
+
+impl NameOrder {
+    /// Takes the next name.
+    ///
+    /// # Errors
+    /// [`ManifestError::Name`] if it cannot be created beside those before it.
+    pub fn next(&mut self, name: &str) -> Result<(), ManifestError> {
+        check_name(name)?;
+        let Some(last) = self.last.replace(name.to_owned()) else {
+            return Ok(());
+        };
+        if *last >= *name {
+            return Err(refused_name(
+                name,
+                "entries are sorted by name, each name once",
+            ));
+        }
+        // Whatever follows a name without beginning with it comes after everything in the folder of that name.
+        self.files.push(last);
+        self.files.retain(|file| name.starts_with(file.as_str()));
+        match self
+            .files
+            .iter()
+            .find(|file| name.as_bytes().get(file.len()) == Some(&b'/'))
+        {
+            Some(folder) => Err(refused_name(folder, "it is both a file and a folder")),
+            None => Ok(()),
         }
     }
-    for entry in entries {
-        for (slash, _) in entry.name.match_indices('/') {
-            let folder = &entry.name[..slash];
-            if entries
-                .binary_search_by(|other| other.name.as_str().cmp(folder))
-                .is_ok()
-            {
-                return refuse(folder, "it is both a file and a folder");
-            }
-        }
+}
+
+fn refused_name(name: &str, reason: &'static str) -> ManifestError {
+    ManifestError::Name {
+        name: name.chars().take(64).collect(),
+        reason,
     }
-    Ok(())
 }
 
 /// Collects the chunks of a stream into its manifest, holding at most one part in memory.

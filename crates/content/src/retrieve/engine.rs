@@ -26,12 +26,12 @@ use self::blocks::blocking;
 use self::sync_log::SyncLog;
 use super::flights::Flight;
 use super::{Context, RetrieveError, unix_now};
-use crate::core::block::{StoredBlock, VerifiedBlock, VerifyBlockError};
+use crate::core::block::{VerifiedBlock, VerifyBlockError};
 use crate::core::fetch::{FetchPlanner, Ticket, Verdict};
 use crate::core::id::{BlockId, DocumentId};
 use crate::core::record::DocumentRecord;
 use crate::store::{CommitFetchedError, Lease, ReadError, StoreError};
-use crate::transfer::{Arrival, BlockClient, ConnectError};
+use crate::transfer::{Arrival, BlockClient, ConnectError, ReceivedBlock};
 
 /// Blocks of a retrieval that is broken off stay this long for the next try.
 pub(super) const LEASE: Duration = Duration::from_secs(6 * 3600);
@@ -199,7 +199,7 @@ struct Unverified {
     peer: PeerId,
     index: u64,
     block: BlockId,
-    stored: StoredBlock,
+    received: ReceivedBlock,
 }
 
 /// Something that was begun has ended.
@@ -227,7 +227,9 @@ struct Engine {
     unchecked: Vec<u64>,
     checking: bool,
     to_read: VecDeque<u64>,
+    /// Read from the store and not yet taken; of those being read, the expected size.
     local_bytes: u64,
+    local_reads: usize,
     clients: BTreeMap<PeerId, BlockClient>,
     claims: HashMap<u64, Flight>,
     arrival_tx: mpsc::Sender<Arrival>,
@@ -261,6 +263,7 @@ impl Engine {
             checking: false,
             to_read: VecDeque::new(),
             local_bytes: 0,
+            local_reads: 0,
             clients: BTreeMap::new(),
             claims: HashMap::new(),
             arrival_tx,
@@ -372,15 +375,19 @@ impl Engine {
         };
         if let State::Ready(got) = std::mem::replace(&mut slot.state, State::Taken) {
             if got.source == SourceType::Local && got.content.is_some() {
-                self.local_bytes = self
-                    .local_bytes
-                    .saturating_sub(u64::from(slot.wanted.size_hint));
+                self.local_bytes = self.local_bytes.saturating_sub(u64::from(got.size));
             }
             slot.emitted = true;
             self.next_out += 1;
             permit.send(Ok(got));
             self.retire(index);
         }
+    }
+
+    /// Whether a block is larger than its manifest says, and not the one its reader waits for.
+    fn is_oversized(&self, index: u64, block: &VerifiedBlock) -> bool {
+        let expected = self.slots.get(&index).map(|slot| slot.wanted.size_hint);
+        index != self.next_out && expected.is_some_and(|size| block.stored().plain_size > size)
     }
 
     /// Forgets a slot that is taken and kept.
@@ -410,6 +417,10 @@ impl Engine {
             Step::Checked(indices, missing) => self.handle_checked(indices, missing),
             Step::LocalRead(index, read) => self.handle_local_read(index, read),
             Step::Verified(verified) => self.handle_verified(verified),
+            // Larger than its share of this window: asked for again with room for it.
+            Step::Elsewhere(index, Some(block)) if self.is_oversized(index, &block) => {
+                self.planner.handle_elsewhere_abandoned(Ticket(index), now);
+            }
             Step::Elsewhere(index, Some(block)) => {
                 if self
                     .planner

@@ -1,7 +1,7 @@
 //! Retrieval: documents and blocks from the local store, and from peers where it lacks them.
 //!
-//! [`Retriever::open`] gives a document's bytes in order, with its size known up front, from wherever its blocks are.
-//! What comes from peers is verified, kept in the store under a lease, and listed as a document of this node when it is
+//! [`Retriever::open`] gives a file's bytes in order, with its size known up front, from wherever its blocks are;
+//! [`Retriever::open_directory`] a directory's files one after the other. What comes from peers is verified, kept in the store under a lease, and listed as a document of this node when it is
 //! whole; a retrieval that breaks off leaves what it has for the next one. [`Retriever::fetch_all`] does the same for
 //! whole directories without handing out bytes.
 //!
@@ -15,7 +15,7 @@ mod walk;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use warren_telemetry::{RetrievalMetrics, SourceType};
 use self::engine::{Fetch, Finish, Job, Keep, Local, Need, Storing, Wanted};
 use self::flights::Flights;
 pub use self::peers::{Connector, Peers};
+use self::walk::Walk;
 use crate::core::block::MAX_BLOCK_BYTES;
 use crate::core::fetch::FetchLimits;
 use crate::core::id::{BlockId, ChunkId, DocumentId};
@@ -133,6 +134,37 @@ impl RetrieveError {
     }
 }
 
+/// The next of a directory's files, or more of the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirectoryPiece {
+    /// A file begins; its `size` bytes follow. Names come in order, each once, and can be created below one folder.
+    File(DirectoryEntry),
+    /// Verified bytes of it.
+    Bytes(Bytes),
+}
+
+/// A directory's files on their way: a stream of names and verified pieces in order.
+///
+/// An error ends the stream. Dropping it ends the retrieval; what was fetched is kept for the next try.
+#[derive(Debug)]
+pub struct RetrievedDirectory {
+    /// The document.
+    pub document: DocumentId,
+    /// Bytes of all files together.
+    pub size: u64,
+    /// `Local` when all of the document was here when it was opened, else `P2p`.
+    pub source: SourceType,
+    pieces: mpsc::Receiver<Result<DirectoryPiece, RetrieveError>>,
+}
+
+impl Stream for RetrievedDirectory {
+    type Item = Result<DirectoryPiece, RetrieveError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        self.pieces.poll_recv(cx)
+    }
+}
+
 /// What [`Retriever::fetch_all`] came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchSummary {
@@ -170,14 +202,22 @@ pub struct Retrieved {
     pub range: Range<u64>,
     /// `Local` when all of the document was here when it was opened, else `P2p`.
     pub source: SourceType,
-    pieces: mpsc::Receiver<Result<Bytes, RetrieveError>>,
+    pieces: mpsc::Receiver<Result<DirectoryPiece, RetrieveError>>,
 }
 
 impl Stream for Retrieved {
     type Item = Result<Bytes, RetrieveError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.pieces.poll_recv(cx)
+        loop {
+            return Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+                Some(Ok(DirectoryPiece::Bytes(piece))) => Some(Ok(piece)),
+                // A file has no files in it.
+                Some(Ok(DirectoryPiece::File(_))) => continue,
+                Some(Err(error)) => Some(Err(error)),
+                None => None,
+            });
+        }
     }
 }
 
@@ -261,10 +301,8 @@ impl Retriever {
                 size,
             });
         }
-        let (out, pieces) = mpsc::channel(2);
-        self.context
-            .tasks
-            .spawn(walk::stream(fetch, document, root, range.clone(), out));
+        let part = (range != (0..size)).then(|| range.clone());
+        let pieces = self.walk(fetch, Walk::new(document, root, part, Need::Content));
         Ok(Retrieved {
             document,
             size,
@@ -272,6 +310,40 @@ impl Retriever {
             source,
             pieces,
         })
+    }
+
+    /// Opens a directory document: its files come in the order of their names, each as soon as it is here. Returns when
+    /// its size is known.
+    ///
+    /// # Errors
+    /// [`RetrieveError`]; [`RetrieveError::NotADirectory`] for a file. Errors later on come with the stream.
+    pub async fn open_directory(
+        &self,
+        document: DocumentId,
+    ) -> Result<RetrievedDirectory, RetrieveError> {
+        let (mut fetch, source) = self.start(document).await?;
+        let root = walk::root(&mut fetch, document).await?;
+        if !root.is_directory() {
+            return Err(RetrieveError::NotADirectory { document });
+        }
+        let size = root.size();
+        let pieces = self.walk(fetch, Walk::new(document, root, None, Need::Content));
+        Ok(RetrievedDirectory {
+            document,
+            size,
+            source,
+            pieces,
+        })
+    }
+
+    fn walk(
+        &self,
+        fetch: Fetch,
+        walk: Walk,
+    ) -> mpsc::Receiver<Result<DirectoryPiece, RetrieveError>> {
+        let (out, pieces) = mpsc::channel(2);
+        self.context.tasks.spawn(walk::stream(fetch, walk, out));
+        pieces
     }
 
     /// The manifest at the root of a document. Fetches no more than that.
@@ -285,7 +357,7 @@ impl Retriever {
         Ok(root)
     }
 
-    /// All entries of a directory document, in order. Fetches manifests only.
+    /// All entries of a directory document, in order, held in memory together. Fetches manifests only.
     ///
     /// # Errors
     /// [`RetrieveError`]; [`RetrieveError::NotADirectory`] for a file.
@@ -405,9 +477,10 @@ impl Retriever {
             storing: Storing::Required,
         };
         let mut fetch = Fetch::start(Arc::clone(&self.context), job);
+        // Nothing says how large they are.
         let wanted = |block: &BlockId| Wanted {
             block: *block,
-            size_hint: MAX_BLOCK_BYTES / 4,
+            size_hint: MAX_BLOCK_BYTES,
             need: Need::Presence,
         };
         fetch.want(blocks.iter().map(wanted).collect()).await?;

@@ -1,22 +1,35 @@
 //! From manifests to blocks: the order in which a document's parts are wanted.
+//!
+//! A document is walked depth first, in the order of its bytes, so that a folder's first file comes before its last
+//! manifest. What is held of it is bounded whatever its manifests say: the links of one manifest per level (a document is
+//! at most five links deep), and of the manifests ahead as many links as [`LINKS_AHEAD`] allows. A manifest that comes
+//! early and has more links than its size accounts for is dropped, and fetched again when its turn has come.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::vec::IntoIter;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use warren_telemetry::SourceType;
 
 use super::engine::{Fetch, Finish, Got, Need, Wanted};
-use super::{FetchSummary, RetrieveError};
+use super::{DirectoryPiece, FetchSummary, RetrieveError};
 use crate::core::block::MAX_BLOCK_BYTES;
+use crate::core::chunker::MIN_CHUNK_BYTES;
 use crate::core::id::DocumentId;
-use crate::core::manifest::{ChunkRef, DirectoryEntry, Link, LinkRole, Manifest, PartRef};
+use crate::core::manifest::{
+    ChunkRef, DirectoryEntry, Link, LinkRole, MAX_LINKS, Manifest, NameOrder, PartRef, TreeOf,
+};
 
 /// Blocks wanted ahead of their reader; the planner's window decides how many of them are asked for.
 const LOOKAHEAD: usize = 2048;
 /// Blocks handed to the engine at a time.
 const BATCH: usize = 256;
+/// Manifests of files wanted before the chunks of the files before them.
+const MANIFESTS_AHEAD: usize = 256;
+/// Links that those may have together: no further one is wanted beyond it. 36 bytes each.
+const LINKS_AHEAD: usize = 2 * MAX_LINKS;
 /// Guess for a manifest of which nothing is known.
 const ROOT_SIZE_HINT: u32 = 64 * 1024;
 
@@ -42,189 +55,50 @@ pub(super) async fn entries(
     document: DocumentId,
     root: Manifest,
 ) -> Result<Vec<DirectoryEntry>, RetrieveError> {
-    match root {
-        Manifest::Directory { entries, .. } => Ok(entries),
-        Manifest::File { .. } => Err(RetrieveError::NotADirectory { document }),
-        Manifest::Tree { .. } => {
-            let links: Vec<Link> = root.links().collect();
-            let mut all = Vec::new();
-            for link in links {
-                fetch.want(vec![wanted(&link, Need::Content)]).await?;
-                if let Manifest::Directory { entries, .. } =
-                    decode_link(document, &link, &fetch.next().await?)?
-                {
-                    all.extend(entries);
-                }
-            }
-            Ok(all)
+    let links: Vec<Link> = match root {
+        Manifest::Directory { entries, .. } => return Ok(entries),
+        Manifest::File { .. } => return Err(RetrieveError::NotADirectory { document }),
+        Manifest::Tree { .. } => root.links().collect(),
+    };
+    let mut all = Vec::new();
+    for link in links {
+        fetch.want(vec![wanted(&link, Need::Content)]).await?;
+        let part = decode_link(document, &link, &fetch.next().await?)?;
+        if let Manifest::Directory { entries, .. } = part {
+            all.extend(entries);
         }
     }
+    Ok(all)
 }
 
-/// Sends the bytes of `range` of the file `root` to `out`, in order, and concludes the fetch.
+/// Sends what the walk gives to `out`, in order, and concludes the fetch.
 pub(super) async fn stream(
     mut fetch: Fetch,
-    document: DocumentId,
-    root: Manifest,
-    range: Range<u64>,
-    out: mpsc::Sender<Result<Bytes, RetrieveError>>,
+    mut walk: Walk,
+    out: mpsc::Sender<Result<DirectoryPiece, RetrieveError>>,
 ) {
-    let whole = range == (0..root.size());
-    let result = match FileWalk::new(document, root, range)
-        .run(&mut fetch, &out)
-        .await
-    {
-        Ok(Reader::Gone) => return,
-        Ok(Reader::Served) => {
-            fetch
-                .finish(if whole { Finish::List } else { Finish::Leave })
-                .await
+    let finish = if walk.range.is_none() {
+        Finish::List
+    } else {
+        Finish::Leave
+    };
+    let result = loop {
+        let piece = tokio::select! {
+            piece = walk.next(&mut fetch) => piece,
+            () = out.closed() => return,
+        };
+        match piece {
+            Ok(Some(piece)) => {
+                if out.send(Ok(piece)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break fetch.finish(finish).await,
+            Err(error) => break Err(error),
         }
-        Err(error) => Err(error),
     };
     if let Err(error) = result {
         let _ = out.send(Err(error)).await;
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reader {
-    Served,
-    Gone,
-}
-
-/// A block that was wanted and not had yet, in order.
-enum Pending {
-    Part(Link, u64),
-    /// With its size and what of it lies in the range.
-    Chunk(u32, Range<usize>),
-}
-
-/// Walks the chunks of a file (or a tree of them) that overlap a range.
-struct FileWalk {
-    document: DocumentId,
-    range: Range<u64>,
-    /// Parts not wanted yet, each with the offset of its first byte.
-    parts: VecDeque<(PartRef, u64)>,
-    /// Chunks not wanted yet, each with the offset of its first byte.
-    chunks: VecDeque<(ChunkRef, u64)>,
-    pending: VecDeque<Pending>,
-    part_pending: bool,
-}
-
-impl FileWalk {
-    fn new(document: DocumentId, root: Manifest, range: Range<u64>) -> Self {
-        let mut walk = Self {
-            document,
-            range,
-            parts: VecDeque::new(),
-            chunks: VecDeque::new(),
-            pending: VecDeque::new(),
-            part_pending: false,
-        };
-        match root {
-            Manifest::Tree { parts, .. } => {
-                let mut offset = 0;
-                for part in parts {
-                    if overlaps(&walk.range, offset, part.size) {
-                        walk.parts.push_back((part, offset));
-                    }
-                    offset += part.size;
-                }
-            }
-            file => walk.add_chunks(&file, 0),
-        }
-        walk
-    }
-
-    fn add_chunks(&mut self, manifest: &Manifest, mut offset: u64) {
-        if let Manifest::File { chunks, .. } = manifest {
-            for chunk in chunks {
-                if overlaps(&self.range, offset, u64::from(chunk.size)) {
-                    self.chunks.push_back((*chunk, offset));
-                }
-                offset += u64::from(chunk.size);
-            }
-        }
-    }
-
-    async fn run(
-        mut self,
-        fetch: &mut Fetch,
-        out: &mpsc::Sender<Result<Bytes, RetrieveError>>,
-    ) -> Result<Reader, RetrieveError> {
-        loop {
-            let batch = self.next_batch();
-            if !batch.is_empty() {
-                fetch.want(batch).await?;
-                continue;
-            }
-            let Some(pending) = self.pending.pop_front() else {
-                return Ok(Reader::Served);
-            };
-            let got = tokio::select! {
-                got = fetch.next() => got?,
-                () = out.closed() => return Ok(Reader::Gone),
-            };
-            match pending {
-                Pending::Part(link, offset) => {
-                    self.part_pending = false;
-                    self.add_chunks(&decode_link(self.document, &link, &got)?, offset);
-                }
-                Pending::Chunk(size, take) => {
-                    let content = got.content.unwrap_or_default();
-                    // A chunk of another size than its manifest says is the manifest's lie, not the peer's.
-                    if content.len() != size as usize {
-                        return Err(RetrieveError::malformed(self.document));
-                    }
-                    if out.send(Ok(content.slice(take))).await.is_err() {
-                        return Ok(Reader::Gone);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What to want next: one part ahead of the chunks, chunks up to the look-ahead.
-    fn next_batch(&mut self) -> Vec<Wanted> {
-        let mut batch = Vec::new();
-        // A part is asked for when the chunks of the one before it are about to be: it is there when they are done.
-        if !self.part_pending
-            && self.chunks.len() < LOOKAHEAD
-            && let Some((part, offset)) = self.parts.pop_front()
-        {
-            let link = Link {
-                id: part.id.into(),
-                size: part.size,
-                role: LinkRole::FilePart,
-            };
-            batch.push(wanted(&link, Need::Content));
-            self.pending.push_back(Pending::Part(link, offset));
-            self.part_pending = true;
-        }
-        // Refilled by halves, so that blocks are wanted in batches and not one by one.
-        if self.pending.len() <= LOOKAHEAD / 2 {
-            while batch.len() < BATCH
-                && let Some((chunk, offset)) = self.chunks.pop_front()
-            {
-                batch.push(Wanted {
-                    block: chunk.id.into(),
-                    size_hint: chunk.size,
-                    need: Need::Content,
-                });
-                self.pending
-                    .push_back(Pending::Chunk(chunk.size, self.overlap(offset, chunk.size)));
-            }
-        }
-        batch
-    }
-
-    /// The bytes of a chunk that lie in the range.
-    fn overlap(&self, offset: u64, size: u32) -> Range<usize> {
-        let start = self.range.start.saturating_sub(offset).min(u64::from(size));
-        let end = self.range.end.saturating_sub(offset).min(u64::from(size));
-        // Both are at most a chunk's size.
-        start as usize..end as usize
     }
 }
 
@@ -233,62 +107,404 @@ pub(super) async fn fetch_all(
     mut fetch: Fetch,
     document: DocumentId,
 ) -> Result<FetchSummary, RetrieveError> {
-    let mut summary = FetchSummary {
-        document,
-        size: 0,
-        blocks: 0,
-        fetched_blocks: 0,
-        fetched_bytes: 0,
-    };
-    let mut todo = VecDeque::from([Link {
-        id: document.into(),
-        size: 0,
-        role: LinkRole::Root,
-    }]);
-    let mut pending: VecDeque<Link> = VecDeque::new();
-    loop {
-        if !todo.is_empty() && pending.len() <= LOOKAHEAD / 2 {
-            let links: Vec<Link> = todo.drain(..todo.len().min(LOOKAHEAD / 2)).collect();
-            let need = |link: &Link| {
-                if link.role == LinkRole::Chunk {
-                    Need::Presence
-                } else {
-                    Need::Content
-                }
-            };
-            fetch
-                .want(links.iter().map(|link| wanted(link, need(link))).collect())
-                .await?;
-            pending.extend(links);
-            continue;
-        }
-        let Some(link) = pending.pop_front() else {
-            break;
-        };
-        let got = fetch.next().await?;
-        summary.blocks += 1;
-        if got.source != SourceType::Local {
-            summary.fetched_blocks += 1;
-            summary.fetched_bytes += u64::from(got.size);
-        }
-        if link.role != LinkRole::Chunk {
-            let manifest = decode_link(document, &link, &got)?;
-            if link.role == LinkRole::Root {
-                summary.size = manifest.size();
-            }
-            todo.extend(manifest.links());
-        }
-    }
+    fetch
+        .want(vec![Wanted {
+            block: document.into(),
+            size_hint: ROOT_SIZE_HINT,
+            need: Need::Content,
+        }])
+        .await?;
+    let got = fetch.next().await?;
+    let root = decode(document, document, &got)?;
+    let mut walk = Walk::new(document, root, None, Need::Presence);
+    walk.count(&got);
+    while walk.next(&mut fetch).await?.is_some() {}
     fetch.finish(Finish::List).await?;
-    Ok(summary)
+    Ok(walk.summary)
 }
 
-fn overlaps(range: &Range<u64>, offset: u64, size: u64) -> bool {
-    offset < range.end && range.start < offset.saturating_add(size)
+/// A document on its way, as blocks wanted and pieces given.
+pub(super) struct Walk {
+    document: DocumentId,
+    /// What of the document's bytes is walked; all of them without.
+    range: Option<Range<u64>>,
+    /// What is to come of its chunks.
+    need: Need,
+    /// What was not given or wanted yet, in the order of the document.
+    nodes: VecDeque<Node>,
+    /// Manifests that came before their turn.
+    early: BTreeMap<u64, Manifest>,
+    /// Wanted and not had yet, in the order wanted, with the files between them.
+    pending: VecDeque<Pending>,
+    /// Number of the next manifest to be wanted.
+    next_number: u64,
+    /// Manifests wanted and not opened yet, and the links they are expected to have.
+    ahead: usize,
+    links_ahead: usize,
+    /// Manifests had since blocks were last wanted.
+    had_manifests: usize,
+    names: NameOrder,
+    summary: FetchSummary,
+}
+
+enum Node {
+    Manifest {
+        child: Child,
+        /// Of its first byte in the document.
+        offset: u64,
+        /// Under which it was wanted, if it was.
+        number: Option<u64>,
+    },
+    Children {
+        children: Children,
+        /// Of the first byte of the first of them.
+        offset: u64,
+    },
+}
+
+enum Pending {
+    Manifest {
+        number: u64,
+        link: Link,
+    },
+    /// With its size and what of it lies in the range.
+    Chunk(u32, Range<usize>),
+    /// The chunks that follow are this file's.
+    File(DirectoryEntry),
+}
+
+/// What a manifest links to.
+enum Child {
+    Chunk(ChunkRef),
+    Part(TreeOf, PartRef),
+    File(DirectoryEntry),
+}
+
+/// The links of a manifest that are still to be looked at.
+enum Children {
+    Chunks(IntoIter<ChunkRef>),
+    Parts(TreeOf, IntoIter<PartRef>),
+    Files(IntoIter<DirectoryEntry>),
+}
+
+impl Walk {
+    /// A walk of `range` of the document whose root is `root`, or of all of it.
+    pub(super) fn new(
+        document: DocumentId,
+        root: Manifest,
+        range: Option<Range<u64>>,
+        need: Need,
+    ) -> Self {
+        let summary = FetchSummary {
+            document,
+            size: root.size(),
+            blocks: 0,
+            fetched_blocks: 0,
+            fetched_bytes: 0,
+        };
+        let children = Children::of(root);
+        Self {
+            document,
+            range,
+            need,
+            nodes: VecDeque::from([Node::Children {
+                children,
+                offset: 0,
+            }]),
+            early: BTreeMap::new(),
+            pending: VecDeque::new(),
+            next_number: 0,
+            ahead: 0,
+            links_ahead: 0,
+            had_manifests: 0,
+            names: NameOrder::default(),
+            summary,
+        }
+    }
+
+    /// The next piece; `None` at the end. Chunks that are only to be present are no pieces. Not cancel safe.
+    pub(super) async fn next(
+        &mut self,
+        fetch: &mut Fetch,
+    ) -> Result<Option<DirectoryPiece>, RetrieveError> {
+        loop {
+            self.want(fetch).await?;
+            match self.pending.pop_front() {
+                None => return Ok(None),
+                Some(Pending::File(entry)) => return Ok(Some(DirectoryPiece::File(entry))),
+                Some(Pending::Manifest { number, link }) => {
+                    let got = fetch.next().await?;
+                    self.count(&got);
+                    self.take_manifest(number, decode_link(self.document, &link, &got)?);
+                }
+                Some(Pending::Chunk(size, take)) => {
+                    let got = fetch.next().await?;
+                    self.count(&got);
+                    if self.need == Need::Presence {
+                        continue;
+                    }
+                    let content = got.content.unwrap_or_default();
+                    // A chunk of another size than its manifest says is the manifest's lie, not the peer's.
+                    if content.len() != size as usize {
+                        return Err(RetrieveError::malformed(self.document));
+                    }
+                    return Ok(Some(DirectoryPiece::Bytes(content.slice(take))));
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, got: &Got) {
+        self.summary.blocks += 1;
+        if got.source != SourceType::Local {
+            self.summary.fetched_blocks += 1;
+            self.summary.fetched_bytes += u64::from(got.size);
+        }
+    }
+
+    /// Wants what can be wanted now.
+    async fn want(&mut self, fetch: &mut Fetch) -> Result<(), RetrieveError> {
+        // Manifests come in numbers: their chunks are wanted in batches too, and not one by one.
+        let more_manifests = matches!(self.pending.front(), Some(Pending::Manifest { .. }));
+        if more_manifests && self.had_manifests < BATCH / 4 {
+            return Ok(());
+        }
+        self.had_manifests = 0;
+        // Refilled by halves, for the same reason.
+        if self.pending.len() > LOOKAHEAD / 2 {
+            return Ok(());
+        }
+        while self.pending.len() < LOOKAHEAD {
+            let mut batch = Vec::new();
+            self.advance(&mut batch)?;
+            self.look_ahead(&mut batch);
+            if batch.is_empty() {
+                break;
+            }
+            fetch.want(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes on at the front, until that is a manifest which is not here yet.
+    fn advance(&mut self, batch: &mut Vec<Wanted>) -> Result<(), RetrieveError> {
+        while batch.len() < BATCH {
+            match self.nodes.front_mut() {
+                None => break,
+                Some(Node::Children { children, offset }) => {
+                    match children.next_within(offset, self.range.as_ref()) {
+                        None => drop(self.nodes.pop_front()),
+                        Some((Child::Chunk(chunk), at)) => {
+                            batch.push(Wanted {
+                                block: chunk.id.into(),
+                                size_hint: chunk.size,
+                                need: self.need,
+                            });
+                            let take = overlap(self.range.as_ref(), at, chunk.size);
+                            self.pending.push_back(Pending::Chunk(chunk.size, take));
+                        }
+                        Some((child, offset)) => self.nodes.push_front(Node::Manifest {
+                            child,
+                            offset,
+                            number: None,
+                        }),
+                    }
+                }
+                Some(Node::Manifest {
+                    number: Some(number),
+                    ..
+                }) => match self.early.remove(number) {
+                    Some(manifest) => self.open_front(manifest)?,
+                    None => break,
+                },
+                Some(Node::Manifest { number: None, .. }) => {
+                    self.want_manifest(0, batch);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest at the front is here: its children take its place.
+    fn open_front(&mut self, manifest: Manifest) -> Result<(), RetrieveError> {
+        let Some(Node::Manifest { child, offset, .. }) = self.nodes.pop_front() else {
+            return Ok(());
+        };
+        self.ahead -= 1;
+        self.links_ahead -= child.expected_links();
+        if let Child::File(entry) = child {
+            // Each part of a directory is in order by itself; here they meet.
+            self.names
+                .next(&entry.name)
+                .map_err(|source| RetrieveError::Malformed {
+                    document: self.document,
+                    part: self.document,
+                    source,
+                })?;
+            self.pending.push_back(Pending::File(entry));
+        }
+        self.nodes.push_front(Node::Children {
+            children: Children::of(manifest),
+            offset,
+        });
+        Ok(())
+    }
+
+    /// Wants manifests of files that come after what is at the front.
+    fn look_ahead(&mut self, batch: &mut Vec<Wanted>) {
+        if self.ahead > MANIFESTS_AHEAD / 2 {
+            return;
+        }
+        while self.ahead < MANIFESTS_AHEAD && self.links_ahead < LINKS_AHEAD {
+            let first = self.nodes.iter_mut().enumerate().find_map(|(at, node)| {
+                let Node::Children { children, offset } = node else {
+                    return None;
+                };
+                if !children.can_be_early() {
+                    return None;
+                }
+                let child = children.next_within(offset, self.range.as_ref())?;
+                Some((at, child))
+            });
+            let Some((at, (child, offset))) = first else {
+                break;
+            };
+            let node = Node::Manifest {
+                child,
+                offset,
+                number: None,
+            };
+            self.nodes.insert(at, node);
+            self.want_manifest(at, batch);
+        }
+    }
+
+    fn want_manifest(&mut self, at: usize, batch: &mut Vec<Wanted>) {
+        if let Some(Node::Manifest { child, number, .. }) = self.nodes.get_mut(at) {
+            let link = child.link();
+            batch.push(wanted(&link, Need::Content));
+            *number = Some(self.next_number);
+            self.pending.push_back(Pending::Manifest {
+                number: self.next_number,
+                link,
+            });
+            self.next_number += 1;
+            self.ahead += 1;
+            self.links_ahead += child.expected_links();
+        }
+    }
+
+    fn take_manifest(&mut self, taken: u64, manifest: Manifest) {
+        self.had_manifests += 1;
+        let wanted_as =
+            |node: &Node| matches!(node, Node::Manifest { number, .. } if *number == Some(taken));
+        let is_due = self.nodes.front().is_some_and(wanted_as);
+        if !is_due
+            && let Some(Node::Manifest { child, number, .. }) =
+                self.nodes.iter_mut().find(|node| wanted_as(node))
+            && manifest.link_count() > child.expected_links()
+        {
+            *number = None;
+            self.ahead -= 1;
+            self.links_ahead -= child.expected_links();
+            return;
+        }
+        self.early.insert(taken, manifest);
+    }
+}
+
+impl Child {
+    /// Where a manifest is to be found. Chunks are wanted without it.
+    fn link(&self) -> Link {
+        match self {
+            Self::Chunk(chunk) => Link {
+                id: chunk.id.into(),
+                size: u64::from(chunk.size),
+                role: LinkRole::Chunk,
+            },
+            Self::Part(of, part) => Link {
+                id: part.id.into(),
+                size: part.size,
+                role: match of {
+                    TreeOf::File => LinkRole::FilePart,
+                    TreeOf::Directory => LinkRole::DirectoryPart,
+                },
+            },
+            Self::File(entry) => Link {
+                id: entry.id.into(),
+                size: entry.size,
+                role: LinkRole::Member,
+            },
+        }
+    }
+
+    /// Links of a file's manifest, if its chunks are no smaller than those made here.
+    fn expected_links(&self) -> usize {
+        let most = self.link().size / MIN_CHUNK_BYTES as u64 + 1;
+        usize::try_from(most).unwrap_or(MAX_LINKS).min(MAX_LINKS)
+    }
+}
+
+impl Children {
+    fn of(manifest: Manifest) -> Self {
+        match manifest {
+            Manifest::File { chunks, .. } => Self::Chunks(chunks.into_iter()),
+            Manifest::Directory { entries, .. } => Self::Files(entries.into_iter()),
+            Manifest::Tree { of, parts, .. } => Self::Parts(of, parts.into_iter()),
+        }
+    }
+
+    /// Whether these are manifests of files, whose size says how large they are.
+    const fn can_be_early(&self) -> bool {
+        matches!(self, Self::Files(_) | Self::Parts(TreeOf::File, _))
+    }
+
+    /// The next child that `range` touches, with where it begins; `offset` moves behind it.
+    fn next_within(
+        &mut self,
+        offset: &mut u64,
+        range: Option<&Range<u64>>,
+    ) -> Option<(Child, u64)> {
+        loop {
+            let (child, size) = match self {
+                Self::Chunks(chunks) => {
+                    let chunk = chunks.next()?;
+                    (Child::Chunk(chunk), u64::from(chunk.size))
+                }
+                Self::Parts(of, parts) => {
+                    let part = parts.next()?;
+                    (Child::Part(*of, part), part.size)
+                }
+                Self::Files(entries) => {
+                    let entry = entries.next()?;
+                    let size = entry.size;
+                    (Child::File(entry), size)
+                }
+            };
+            let at = *offset;
+            // The sizes of a manifest add up to its own, which fits.
+            *offset = at.saturating_add(size);
+            if range.is_none_or(|range| at < range.end && range.start < *offset) {
+                return Some((child, at));
+            }
+        }
+    }
+}
+
+/// The bytes of a chunk at `offset` that lie in the range.
+fn overlap(range: Option<&Range<u64>>, offset: u64, size: u32) -> Range<usize> {
+    let Some(range) = range else {
+        return 0..size as usize;
+    };
+    let start = range.start.saturating_sub(offset).min(u64::from(size));
+    let end = range.end.saturating_sub(offset).min(u64::from(size));
+    // Both are at most a chunk's size.
+    start as usize..end as usize
 }
 
 fn decode(document: DocumentId, part: DocumentId, got: &Got) -> Result<Manifest, RetrieveError> {
-    let content = got.content.as_deref().unwrap_or_default();
+    let content: &[u8] = got.content.as_ref().map_or(&[], Bytes::as_ref);
     Manifest::decode(content).map_err(|source| RetrieveError::Malformed {
         document,
         part,
@@ -322,7 +538,9 @@ fn size_hint(link: &Link) -> u32 {
     let bytes = match link.role {
         LinkRole::Chunk => link.size,
         // At most one chunk per 256 KiB, 47 bytes per chunk.
-        LinkRole::FilePart | LinkRole::Member => 128 + (link.size / (256 * 1024) + 1) * 47,
+        LinkRole::FilePart | LinkRole::Member => {
+            128 + (link.size / MIN_CHUNK_BYTES as u64 + 1).min(MAX_LINKS as u64) * 47
+        }
         LinkRole::DirectoryPart => u64::from(MAX_BLOCK_BYTES),
         LinkRole::Root => u64::from(ROOT_SIZE_HINT),
     };

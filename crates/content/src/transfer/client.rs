@@ -12,13 +12,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warren_identity::{PeerId, Signed};
 
+use super::budget::{ByteBudget, HeldBytes};
 use super::frames::{EndReason, FrameReader, FrameWriter};
 use super::metrics::{BlockCounters, Side};
 use super::{BlockStream, FarEnd, MembershipEnded, TransferLimits, TransferMetrics};
-use crate::core::block::StoredBlock;
+use crate::core::block::{MAX_BLOCK_BYTES, StoredBlock, VerifiedBlock, VerifyBlockError};
 use crate::core::id::{BlockId, DocumentId};
 use crate::core::record::DocumentRecord;
-use crate::core::wire::{MAX_HAVE_DOCUMENTS, Request, RequestId, Response, bitmap_holds};
+use crate::core::wire::{
+    BlockHeader, MAX_HAVE_DOCUMENTS, Request, RequestId, Response, bitmap_holds,
+};
 
 /// Requests handed over and not yet written; more than any one asker keeps in flight.
 const COMMAND_QUEUE: usize = 2048;
@@ -42,7 +45,12 @@ pub struct Arrival {
 #[derive(Debug)]
 pub enum Outcome {
     /// Bytes that claim to be the block: not verified.
-    Block(StoredBlock),
+    Block(ReceivedBlock),
+    /// The peer announced more plain bytes than were asked for. Nothing of them was kept.
+    Oversized {
+        /// Bytes announced.
+        plain_size: u32,
+    },
     /// The peer does not hold it.
     NotFound,
     /// The peer asks to be left alone for this long.
@@ -51,6 +59,30 @@ pub enum Outcome {
     Refused(u16),
     /// The connection ended first.
     Lost,
+}
+
+/// A block as a peer sent it. It counts against [`TransferLimits::unverified_bytes`] of its connection until it is
+/// verified or dropped.
+#[derive(Debug)]
+pub struct ReceivedBlock {
+    stored: StoredBlock,
+    _held: HeldBytes,
+}
+
+impl ReceivedBlock {
+    /// Bytes it claims to have when decoded; at most what was asked for.
+    #[must_use]
+    pub const fn plain_size(&self) -> u32 {
+        self.stored.plain_size
+    }
+
+    /// As [`StoredBlock::verify`].
+    ///
+    /// # Errors
+    /// [`VerifyBlockError`]; nothing is kept then.
+    pub fn verify(self, id: BlockId) -> Result<VerifiedBlock, VerifyBlockError> {
+        self.stored.verify(id)
+    }
 }
 
 /// Why a request was not taken. Nothing will arrive for it.
@@ -102,6 +134,7 @@ pub enum CallError {
 enum Command {
     Get {
         block: BlockId,
+        max_bytes: u32,
         asker: Asker,
     },
     Have {
@@ -127,7 +160,7 @@ enum Reply {
 }
 
 enum Pending {
-    Get(Asker),
+    Get { max_bytes: u32, asker: Asker },
     Have(oneshot::Sender<Reply>),
     Record(oneshot::Sender<Reply>),
 }
@@ -179,8 +212,12 @@ impl BlockClient {
         let peer = far_end.peer;
         let driver = Driver {
             far_end,
-            limits,
             blocks: metrics.blocks(Side::Client),
+            unverified: ByteBudget::new(
+                limits.unverified_bytes.max(MAX_BLOCK_BYTES as usize),
+                metrics.unverified_bytes.clone(),
+            ),
+            limits,
             metrics,
             clock: Arc::clone(&clock),
             pending: Mutex::default(),
@@ -220,19 +257,21 @@ impl BlockClient {
         self.clock.last()
     }
 
-    /// Asks for a block. Exactly one [`Arrival`] with `ticket` follows on `replies`, if that has room: whoever asks for
-    /// more at once than its queue holds loses answers.
+    /// Asks for a block of at most `max_bytes` plain bytes. Exactly one [`Arrival`] with `ticket` follows on `replies`, if
+    /// that has room: whoever asks for more at once than its queue holds loses answers.
     ///
     /// # Errors
     /// [`SendError`]; nothing will arrive then.
     pub fn get(
         &self,
         block: BlockId,
+        max_bytes: u32,
         ticket: u64,
         replies: &mpsc::Sender<Arrival>,
     ) -> Result<(), SendError> {
         self.send(Command::Get {
             block,
+            max_bytes,
             asker: Asker {
                 ticket,
                 replies: replies.clone(),
@@ -343,6 +382,7 @@ struct Driver {
     blocks: BlockCounters,
     clock: Arc<Clock>,
     pending: Mutex<HashMap<RequestId, Pending>>,
+    unverified: ByteBudget,
 }
 
 impl Driver {
@@ -372,7 +412,7 @@ impl Driver {
         }
         let lost = std::mem::take(&mut *self.pending());
         for pending in lost.into_values() {
-            if let Pending::Get(asker) = pending {
+            if let Pending::Get { asker, .. } = pending {
                 self.deliver(asker, Outcome::Lost);
             }
         }
@@ -429,9 +469,14 @@ impl Driver {
             self.clock.mark();
         }
         let (request, waiting) = match command {
-            Command::Get { block, asker } => {
-                (Request::Get { request: id, block }, Pending::Get(asker))
-            }
+            Command::Get {
+                block,
+                max_bytes,
+                asker,
+            } => (
+                Request::Get { request: id, block },
+                Pending::Get { max_bytes, asker },
+            ),
             Command::Have { documents, reply } => (
                 Request::Have {
                     request: id,
@@ -496,31 +541,57 @@ impl Driver {
     ) -> Result<(), EndReason> {
         let response = Response::decode(reader.frame().await?)?;
         if let Response::Block { request, header } = response {
-            if !matches!(self.pending().get(&request), Some(Pending::Get(_))) {
-                return Err(EndReason::Unasked);
-            }
-            let bytes = reader.raw(header.stored_size as usize).await?;
-            self.blocks.count(u64::from(header.stored_size));
-            if let Some(Pending::Get(asker)) = self.pending().remove(&request) {
-                let block = StoredBlock {
-                    encoding: header.encoding,
-                    plain_size: header.plain_size,
-                    bytes,
-                };
-                self.deliver(asker, Outcome::Block(block));
-            }
-            return Ok(());
+            return self.read_block(reader, request, header).await;
         }
         let waiting = self
             .pending()
             .remove(&response.id())
             .ok_or(EndReason::Unasked)?;
         match waiting {
-            Pending::Get(asker) => self.deliver(asker, get_outcome(response)?),
+            Pending::Get { asker, .. } => self.deliver(asker, get_outcome(response)?),
             // Whoever asked may have gone: then nobody needs the answer.
             Pending::Have(reply) | Pending::Record(reply) => {
                 drop(reply.send(call_reply(response)?));
             }
+        }
+        Ok(())
+    }
+
+    async fn read_block<S: BlockStream>(
+        &self,
+        reader: &mut FrameReader<ReadHalf<S>>,
+        request: RequestId,
+        header: BlockHeader,
+    ) -> Result<(), EndReason> {
+        let BlockHeader {
+            encoding,
+            plain_size,
+            stored_size,
+        } = header;
+        let max_bytes = match self.pending().get(&request) {
+            Some(Pending::Get { max_bytes, .. }) => *max_bytes,
+            _ => return Err(EndReason::Unasked),
+        };
+        let outcome = if plain_size > max_bytes {
+            reader.skip(stored_size as usize).await?;
+            Outcome::Oversized { plain_size }
+        } else {
+            let held = self.unverified.take(stored_size as usize).await;
+            // Waiting for room was this side's doing.
+            self.clock.mark();
+            let bytes = reader.raw(stored_size as usize).await?;
+            self.blocks.count(u64::from(stored_size));
+            Outcome::Block(ReceivedBlock {
+                stored: StoredBlock {
+                    encoding,
+                    plain_size,
+                    bytes,
+                },
+                _held: held,
+            })
+        };
+        if let Some(Pending::Get { asker, .. }) = self.pending().remove(&request) {
+            self.deliver(asker, outcome);
         }
         Ok(())
     }

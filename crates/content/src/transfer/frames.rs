@@ -118,6 +118,23 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Ok(self.buffers.share(block))
     }
 
+    /// Reads `size` raw bytes and keeps none. Not cancel safe.
+    pub(crate) async fn skip(&mut self, size: usize) -> Result<(), EndReason> {
+        let mut left = size;
+        while left > 0 {
+            let count = match timeout(self.progress, self.reader.fill_buf()).await {
+                Err(_) => return Err(EndReason::Stalled),
+                Ok(Err(error)) => return Err(EndReason::Io(error)),
+                Ok(Ok([])) => return Err(EndReason::Io(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Ok(bytes)) => bytes.len().min(left),
+            };
+            self.reader.consume(count);
+            left -= count;
+            (self.on_progress)();
+        }
+        Ok(())
+    }
+
     async fn exact(&mut self, buffer: &mut [u8]) -> Result<(), EndReason> {
         let mut filled = 0;
         while filled < buffer.len() {

@@ -3,6 +3,7 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use warren_telemetry::Metrics;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +46,10 @@ pub struct TransferMetrics {
     ends: Family<EndLabels, Counter>,
     bad_blocks: Family<ReasonLabels, Counter>,
     handshakes_refused: Family<ReasonLabels, Counter>,
+    /// Bytes of blocks that clients hold unverified.
+    pub(crate) unverified_bytes: Gauge,
+    /// Bytes of requests that servers hold unanswered.
+    pub(crate) queued_request_bytes: Gauge,
 }
 
 impl TransferMetrics {
@@ -57,6 +62,8 @@ impl TransferMetrics {
             ends: Family::default(),
             bad_blocks: Family::default(),
             handshakes_refused: Family::default(),
+            unverified_bytes: Gauge::default(),
+            queued_request_bytes: Gauge::default(),
         };
         metrics.register(
             "transfer_blocks",
@@ -82,6 +89,16 @@ impl TransferMetrics {
             "transfer_handshakes_refused",
             "Bulk connections refused before the first request, by reason",
             this.handshakes_refused.clone(),
+        );
+        metrics.register(
+            "transfer_unverified_bytes",
+            "Bytes of blocks received from peers and not verified yet",
+            this.unverified_bytes.clone(),
+        );
+        metrics.register(
+            "transfer_queued_request_bytes",
+            "Bytes of requests received from peers and not answered yet",
+            this.queued_request_bytes.clone(),
         );
         this
     }

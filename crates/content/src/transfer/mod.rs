@@ -5,8 +5,9 @@
 //! * [`bulk`] makes such streams: TLS 1.3 over TCP beside the mesh, so that content never passes the swarm's task.
 //!
 //! What the bytes mean is in [`crate::core::wire`]. Nothing here verifies content: what [`BlockClient`] hands out is a
-//! [`StoredBlock`](crate::StoredBlock), which nobody can use before it is verified.
+//! [`ReceivedBlock`], which nobody can use before it is verified.
 
+mod budget;
 mod buffers;
 pub mod bulk;
 mod client;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use warren_identity::PeerId;
 
-pub use self::client::{Arrival, BlockClient, CallError, Outcome, SendError};
+pub use self::client::{Arrival, BlockClient, CallError, Outcome, ReceivedBlock, SendError};
 pub use self::counted::{ByteCounter, CounterOf};
 pub use self::metrics::TransferMetrics;
 pub use self::server::BlockServer;
@@ -121,8 +122,15 @@ pub struct TransferLimits {
     pub progress: Duration,
     /// How often the far end's membership is looked at when nothing is asked.
     pub membership_interval: Duration,
+    /// Bytes of blocks that a client holds unverified on one connection; it reads no further block before some of them
+    /// are verified or dropped. Never less than the largest block.
+    pub unverified_bytes: usize,
     /// Requests a server holds unanswered on one connection; what comes on top is answered `Busy`.
     pub queued_requests: usize,
+    /// Bytes of requests that a server holds unanswered on one connection; it reads no further request before some of
+    /// them are answered. So all connections together hold at most [`Self::sessions`] times as much, and none can use up
+    /// another's share.
+    pub queued_request_bytes: usize,
     /// Stored bytes a server reads ahead of the socket in one go. At most three such batches (each at most one block
     /// larger) exist per connection.
     pub read_ahead_bytes: usize,
@@ -136,7 +144,12 @@ impl Default for TransferLimits {
             idle: Duration::from_secs(60),
             progress: Duration::from_secs(15),
             membership_interval: Duration::from_secs(1),
+            // What one retrieval has under way at most, so that a single one never waits for it.
+            unverified_bytes: 16 * 1024 * 1024,
             queued_requests: 1024,
+            // More than the requests for blocks that fit the queue, and some of the largest `Have`; 16 MiB over all
+            // connections.
+            queued_request_bytes: 256 * 1024,
             read_ahead_bytes: 2 * 1024 * 1024,
             sessions: 64,
         }

@@ -2,7 +2,8 @@
 //!
 //! Three futures of one task share a connection: one reads requests, one reads blocks from the store (on the blocking
 //! pool), one writes answers. They are joined by bounded queues, so a peer that reads slowly slows down its own requests
-//! and nothing else.
+//! and nothing else. Of requests, whose size the peer chooses, a session queues a bounded number of bytes; then it reads no
+//! more until some are answered.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,13 +14,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
+use super::budget::{ByteBudget, HeldBytes};
 use super::frames::{EndReason, FrameReader, FrameWriter};
 use super::metrics::{BlockCounters, Side};
 use super::{BlockStream, FarEnd, MembershipEnded, TransferLimits, TransferMetrics};
 use crate::core::block::StoredBlock;
 use crate::core::id::DocumentId;
 use crate::core::wire::{
-    BlockHeader, CODE_ACCESS_DENIED, CODE_INTERNAL, Request, RequestId, Response, bitmap,
+    BlockHeader, CODE_ACCESS_DENIED, CODE_INTERNAL, MAX_FRAME, Request, RequestId, Response, bitmap,
 };
 use crate::store::{ReadError, Store};
 
@@ -33,6 +35,12 @@ pub struct BlockServer {
     limits: TransferLimits,
     metrics: TransferMetrics,
     sessions: Arc<Semaphore>,
+}
+
+/// A request that waits for its answer.
+struct Queued {
+    request: Request,
+    _held: HeldBytes,
 }
 
 /// An answer on its way to the socket.
@@ -82,6 +90,7 @@ struct Session<'a> {
     blocks: BlockCounters,
     /// Requests read and not yet answered.
     unanswered: AtomicUsize,
+    queued: ByteBudget,
 }
 
 impl<'a> Session<'a> {
@@ -91,6 +100,10 @@ impl<'a> Session<'a> {
             far_end,
             blocks: server.metrics.blocks(Side::Server),
             unanswered: AtomicUsize::new(0),
+            queued: ByteBudget::new(
+                server.limits.queued_request_bytes.max(MAX_FRAME),
+                server.metrics.queued_request_bytes.clone(),
+            ),
         }
     }
 
@@ -124,18 +137,18 @@ impl<'a> Session<'a> {
     async fn read<S: BlockStream>(
         &self,
         read: ReadHalf<S>,
-        requests: mpsc::Sender<Request>,
+        requests: mpsc::Sender<Queued>,
         answers: mpsc::Sender<Vec<Answer>>,
     ) -> EndReason {
         let mut reader = FrameReader::new(read, self.server.limits.progress, || {});
         loop {
-            let request = match self.next_request(&mut reader).await {
-                Ok(request) => request,
+            let queued = match self.next_request(&mut reader).await {
+                Ok(queued) => queued,
                 Err(end) => return end,
             };
             if let Err(ended) = self.far_end.membership.check() {
                 let denied = Response::Error {
-                    request: request.id(),
+                    request: queued.request.id(),
                     code: CODE_ACCESS_DENIED,
                     message: "access denied".to_owned(),
                 };
@@ -143,11 +156,11 @@ impl<'a> Session<'a> {
                 return EndReason::NotAMember(ended);
             }
             self.unanswered.fetch_add(1, Ordering::Relaxed);
-            match requests.try_send(request) {
+            match requests.try_send(queued) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(request)) => {
+                Err(mpsc::error::TrySendError::Full(queued)) => {
                     let busy = Response::Busy {
-                        request: request.id(),
+                        request: queued.request.id(),
                         retry_after_ms: RETRY_AFTER_MS,
                     };
                     if answers.send(vec![Answer::Frame(busy)]).await.is_err() {
@@ -162,7 +175,7 @@ impl<'a> Session<'a> {
     async fn next_request<S: BlockStream>(
         &self,
         reader: &mut FrameReader<ReadHalf<S>>,
-    ) -> Result<Request, EndReason> {
+    ) -> Result<Queued, EndReason> {
         loop {
             match timeout(self.server.limits.idle, reader.wait()).await {
                 Ok(first_byte) => break first_byte?,
@@ -171,12 +184,17 @@ impl<'a> Session<'a> {
                 Err(_) => return Err(EndReason::Idle),
             }
         }
-        Ok(Request::decode(reader.frame().await?)?)
+        let body = reader.frame().await?;
+        let held = self.queued.take(size_of::<Queued>() + body.len()).await;
+        Ok(Queued {
+            request: Request::decode(body)?,
+            _held: held,
+        })
     }
 
     async fn load(
         &self,
-        mut requests: mpsc::Receiver<Request>,
+        mut requests: mpsc::Receiver<Queued>,
         answers: mpsc::Sender<Vec<Answer>>,
     ) -> EndReason {
         let mut queue = VecDeque::new();
@@ -266,15 +284,15 @@ impl<'a> Session<'a> {
 }
 
 /// Answers requests from the front of `queue` until `budget` bytes are read. Blocking.
-fn answer_batch(store: &Store, queue: &mut VecDeque<Request>, budget: usize) -> Vec<Answer> {
+fn answer_batch(store: &Store, queue: &mut VecDeque<Queued>, budget: usize) -> Vec<Answer> {
     let mut batch = Vec::new();
     let mut read = 0;
     while read < budget {
-        let Some(request) = queue.pop_front() else {
+        let Some(queued) = queue.pop_front() else {
             break;
         };
-        let id = request.id();
-        let answer = answer(store, request).unwrap_or_else(|error| {
+        let id = queued.request.id();
+        let answer = answer(store, queued.request).unwrap_or_else(|error| {
             warn!(%error, "block request failed: the store cannot be read");
             // No detail: the peer can do nothing about this node's disk.
             Answer::Frame(Response::Error {

@@ -67,6 +67,9 @@ pub struct Transmit<P> {
     pub ticket: Ticket,
     /// Block to ask for.
     pub block: BlockId,
+    /// Most plain bytes the answer may have. One that announces more is not to be kept, but reported to
+    /// [`handle_oversized`](super::FetchPlanner::handle_oversized).
+    pub max_bytes: u32,
 }
 
 /// What the driver must act on.

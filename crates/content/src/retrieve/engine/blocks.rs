@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures::future::join_all;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 use warren_identity::PeerId;
 use warren_telemetry::SourceType;
 
@@ -19,6 +19,8 @@ use crate::transfer::{Arrival, BlockClient, Outcome};
 
 /// Bytes read ahead from the local store.
 const LOCAL_WINDOW: u64 = 8 * 1024 * 1024;
+/// Blocks read from it at once: what a manifest that lies about sizes can bring beyond the window.
+const LOCAL_READS: usize = 16;
 /// Blocks and bytes verified in one go: enough to make the hop to another thread cheap.
 const VERIFY_BATCH_BLOCKS: usize = 128;
 const VERIFY_BATCH_BYTES: usize = 1024 * 1024;
@@ -114,10 +116,13 @@ impl Engine {
                 break;
             };
             let size = u64::from(slot.wanted.size_hint);
-            if self.local_bytes + size > LOCAL_WINDOW && index != self.next_out {
+            let has_room =
+                self.local_bytes + size <= LOCAL_WINDOW && self.local_reads < LOCAL_READS;
+            if !has_room && index != self.next_out {
                 break;
             }
             self.to_read.pop_front();
+            self.local_reads += 1;
             self.local_bytes += size;
             slot.asked_at = Instant::now();
             let block = slot.wanted.block;
@@ -136,9 +141,13 @@ impl Engine {
         index: u64,
         read: Result<Option<VerifiedBlock>, ReadError>,
     ) {
+        self.local_reads -= 1;
         let Some(slot) = self.slots.get_mut(&index) else {
             return;
         };
+        self.local_bytes = self
+            .local_bytes
+            .saturating_sub(u64::from(slot.wanted.size_hint));
         match read {
             Ok(Some(block)) => {
                 if matches!(block.id(), BlockId::Chunk(_)) {
@@ -152,6 +161,7 @@ impl Engine {
                     reason = "a verified block is at most 4 MiB"
                 )]
                 let size = plain.len() as u32;
+                self.local_bytes += u64::from(size);
                 slot.state = State::Ready(Got {
                     source: SourceType::Local,
                     size,
@@ -159,9 +169,6 @@ impl Engine {
                 });
             }
             Ok(None) | Err(_) => {
-                self.local_bytes = self
-                    .local_bytes
-                    .saturating_sub(u64::from(slot.wanted.size_hint));
                 if let Err(error) = read {
                     warn!(block = %slot.wanted.block, %error, "a local block cannot be used: asking peers for it");
                 }
@@ -185,26 +192,34 @@ impl Engine {
         } = arrival;
         let now = Instant::now().into_std();
         match outcome {
-            Outcome::Block(stored) => match self.slots.get(&index) {
+            Outcome::Block(received) => match self.slots.get(&index) {
                 Some(Slot {
                     wanted,
                     state: State::Fetching,
                     ..
                 }) => {
-                    self.planner.handle_arrived(&peer, Ticket(index), now);
+                    let size = received.plain_size();
+                    self.planner.handle_arrived(&peer, Ticket(index), size, now);
                     self.to_verify.push_back(Unverified {
                         peer,
                         index,
                         block: wanted.block,
-                        stored,
+                        received,
                     });
                 }
                 // A copy that came second: nobody will look at it.
-                _ => drop(
-                    self.planner
-                        .handle_block(&peer, Ticket(index), stored.plain_size, now),
-                ),
+                _ => drop(self.planner.handle_block(
+                    &peer,
+                    Ticket(index),
+                    received.plain_size(),
+                    now,
+                )),
             },
+            Outcome::Oversized { plain_size } => {
+                debug!(%peer, plain_size, "a block is announced larger than its manifest says");
+                self.context.peers.metrics().bad_block("oversized");
+                self.planner.handle_oversized(&peer, Ticket(index), now);
+            }
             Outcome::NotFound => self.planner.handle_not_found(&peer, Ticket(index), now),
             Outcome::Busy(wait) => self.planner.handle_busy(&peer, Ticket(index), wait, now),
             Outcome::Refused(code) => self.planner.handle_refused(&peer, Ticket(index), code, now),
@@ -226,12 +241,13 @@ impl Engine {
                 let Some(next) = self.to_verify.pop_front() else {
                     break;
                 };
-                bytes += next.stored.plain_size as usize;
+                bytes += next.received.plain_size() as usize;
                 batch.push(next);
             }
             self.verifying += 1;
             self.work.push(Box::pin(async move {
-                let verify = |one: Unverified| (one.peer, one.index, one.stored.verify(one.block));
+                let verify =
+                    |one: Unverified| (one.peer, one.index, one.received.verify(one.block));
                 let verified = blocking(move || batch.into_iter().map(verify).collect()).await;
                 Step::Verified(verified.unwrap_or_default())
             }));

@@ -29,6 +29,7 @@ impl Engine {
             peer,
             ticket,
             block,
+            max_bytes,
         } = transmit;
         let now = Instant::now().into_std();
         if !self.claims.contains_key(&ticket.0) {
@@ -50,7 +51,7 @@ impl Engine {
             slot.asked_at = Instant::now();
         }
         let sent = match self.clients.get(peer) {
-            Some(client) => client.get(*block, ticket.0, &self.arrival_tx),
+            Some(client) => client.get(*block, *max_bytes, ticket.0, &self.arrival_tx),
             None => Err(SendError::Closed),
         };
         match sent {
