@@ -80,7 +80,9 @@ fn routes_tables(served: &serde_json::Value) -> String {
         }
     }
     let table = |(tag, rows): (String, String)| {
-        format!("### {tag}\n\n| request | what it does | query | answers |\n|---|---|---|---|\n{rows}")
+        format!(
+            "### {tag}\n\n| request | what it does | query | answers |\n|---|---|---|---|\n{rows}"
+        )
     };
     tables.into_iter().map(table).collect::<Vec<_>>().join("\n")
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use warren_content::DocumentId;
 
 /// Where the configuration is looked for when `--config` is not given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/warren/warren.yaml";
@@ -40,7 +41,7 @@ pub(crate) struct Global {
     /// File that holds the admin token, instead of the one the configuration names; with `join`, the one-time token
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Print machine-readable JSON
+    /// Print machine-readable JSON; a failure is one JSON object on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
@@ -94,17 +95,17 @@ pub(crate) enum Command {
     Put(PutArgs),
     /// Get a document, from this node or from whichever peer has it
     Get(GetArgs),
-    /// List the documents this node holds
+    /// List the documents this node holds; those of other nodes are not listed
     Ls(LsArgs),
     /// Show a document's record
     Stat {
         /// Document id
-        id: String,
+        id: DocumentId,
     },
     /// Remove a document from this node
     Rm {
         /// Document id
-        id: String,
+        id: DocumentId,
     },
     /// Look after the node's store
     #[command(subcommand)]
@@ -119,6 +120,12 @@ pub(crate) enum Command {
     Completions {
         /// Shell to complete for
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages of every command
+    Man {
+        /// Folder to write them to, such as /usr/local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
     },
 }
 
@@ -259,7 +266,8 @@ pub(crate) struct IssueArgs {
     /// Certificate request to sign: the CA never sees the key
     #[arg(long, value_name = "FILE")]
     pub(crate) csr: Option<PathBuf>,
-    /// Peer id to certify: it holds the public key
+    /// Peer id to certify: it holds the public key. The certificate has no P-256 companion then, for a peer id does not
+    /// tell the companion's key
     #[arg(long, value_name = "PEER_ID")]
     pub(crate) peer: Option<String>,
     /// Name of the node
@@ -388,7 +396,7 @@ pub(crate) struct PutArgs {
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
     /// Document id
-    pub(crate) id: String,
+    pub(crate) id: DocumentId,
     /// File or folder to write to; standard output when left out
     #[arg(short, long, value_name = "FILE|DIR")]
     pub(crate) output: Option<PathBuf>,

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use warren_api::types::{Document, Documents, Peer, Peers};
 use warren_daemon::files;
+
+use crate::output::Failure;
 
 /// How long a node may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,6 +54,9 @@ impl ApiClient {
             .https_only(address.base.starts_with("https"));
         if let Some(path) = &address.ca_cert {
             builder = builder.tls_certs_only(certificates(path)?);
+        } else if !address.base.starts_with("https") {
+            // Nothing to check: it must not need a system's CA certificates, which a container may lack.
+            builder = builder.tls_certs_only([]);
         }
         Ok(Self {
             http: builder.build().context("cannot set up the HTTP client")?,
@@ -82,6 +89,40 @@ impl ApiClient {
         })
     }
 
+    /// Gathers a list that comes in pages: all of it, or its first `most` entries.
+    pub(crate) async fn list<P: Page>(
+        &self,
+        path: &str,
+        query: &(impl Serialize + ?Sized),
+        most: Option<usize>,
+    ) -> anyhow::Result<Vec<P::Entry>> {
+        let mut entries = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let left = most.map_or(P::MOST, |most| {
+                most.saturating_sub(entries.len()).min(P::MOST)
+            });
+            if left == 0 {
+                return Ok(entries);
+            }
+            let request = self
+                .request(Method::GET, path)
+                .query(query)
+                .query(&[("limit", left)])
+                .query(&cursor.map(|cursor| [("cursor", cursor)]))
+                .timeout(ANSWER_TIMEOUT);
+            let page: P = self.send(request).await?.json().await.with_context(|| {
+                format!("the node's answer to GET {path} is not what this version expects")
+            })?;
+            let (more, next) = page.into_parts();
+            entries.extend(more);
+            cursor = next;
+            if cursor.is_none() {
+                return Ok(entries);
+            }
+        }
+    }
+
     /// Asks `/health` or `/ready`: whether it passes, and what it says.
     pub(crate) async fn probe(&self, path: &str) -> anyhow::Result<(bool, String)> {
         let response = self
@@ -99,34 +140,61 @@ impl ApiClient {
     }
 
     fn explain(&self, error: &reqwest::Error) -> anyhow::Error {
-        if error.is_connect() {
-            return anyhow!(
+        let failure = if error.is_connect() {
+            let message = format!(
                 "no node answers at {}: start it with `warren start`, or name another with --api or --config",
                 self.base
             );
-        }
-        if error.is_timeout() {
-            return anyhow!(
+            Failure::new("no_node", message)
+        } else if error.is_timeout() {
+            let message = format!(
                 "the node at {} stopped answering: its log says more",
                 self.base
             );
-        }
-        anyhow!(
-            "the conversation with the node at {} broke off: {}",
-            self.base,
-            root_cause(error)
-        )
+            Failure::new("timeout", message)
+        } else {
+            let message = format!(
+                "the conversation with the node at {} broke off: {}",
+                self.base,
+                root_cause(error)
+            );
+            Failure::new("broken_off", message)
+        };
+        failure.into()
+    }
+}
+
+/// One page of a list.
+pub(crate) trait Page: DeserializeOwned {
+    /// What is listed.
+    type Entry;
+    /// Entries that a page can have.
+    const MOST: usize;
+    /// The entries, and where the next page begins.
+    fn into_parts(self) -> (Vec<Self::Entry>, Option<String>);
+}
+
+impl Page for Documents {
+    type Entry = Document;
+    const MOST: usize = 1000;
+    fn into_parts(self) -> (Vec<Document>, Option<String>) {
+        (self.documents, self.next_cursor)
+    }
+}
+
+impl Page for Peers {
+    type Entry = Peer;
+    const MOST: usize = 500;
+    fn into_parts(self) -> (Vec<Peer>, Option<String>) {
+        (self.peers, self.next_cursor)
     }
 }
 
 async fn refusal(response: Response) -> anyhow::Error {
     let status = response.status();
     let body: Option<serde_json::Value> = response.json().await.ok();
-    let message = body
-        .as_ref()
-        .and_then(|body| body["error"]["message"].as_str());
-    match message {
-        Some(message) => anyhow!("{message}"),
+    match body.as_ref().and_then(Failure::from_answer) {
+        Some(failure) => failure.into(),
         None if status == StatusCode::NOT_FOUND => {
             anyhow!("the node does not know this request: is it an older version?")
         }

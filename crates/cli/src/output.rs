@@ -32,6 +32,67 @@ impl Format {
     }
 }
 
+/// A failure that programs can tell by its code. With `--json` it is printed as the management API words its errors: one
+/// object `error` with `code`, `message`, where there is more `details`, and the `request_id` of a node that refused.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Failure {
+    code: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    timestamp: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: &str, message: String) -> Self {
+        Self {
+            code: code.to_owned(),
+            message,
+            details: None,
+            request_id: None,
+            timestamp: jiff::Timestamp::now().to_string(),
+        }
+    }
+
+    pub(crate) fn with_details(self, details: serde_json::Value) -> Self {
+        Self {
+            details: Some(details),
+            ..self
+        }
+    }
+
+    /// What a node answered, if it is an error of the API.
+    pub(crate) fn from_answer(body: &serde_json::Value) -> Option<Self> {
+        let error = &body["error"];
+        let text = |field: &str| error[field].as_str().map(str::to_owned);
+        Some(Self {
+            details: error.get("details").cloned(),
+            request_id: text("request_id"),
+            ..Self::new(&text("code")?, text("message")?)
+        })
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn told_as(self, message: String) -> Self {
+        Self { message, ..self }
+    }
+
+    /// One line.
+    pub(crate) fn to_json(&self) -> String {
+        serde_json::json!({ "error": self }).to_string()
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
 /// Prints to standard output; a reader that has gone away (`warren ls | head`) is no error.
 pub(crate) fn print_line(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();

@@ -11,8 +11,8 @@ use warren_api::types::{Grant, GrantRequest, Reloaded};
 use warren_api::{ApiError, Control, ControlFuture, Held, StatusCode};
 use warren_config::{Loaded, Role, Settings};
 use warren_content::DocumentId;
-use warren_discovery::engine::Registry;
-use warren_discovery::grants::Grants;
+use warren_discovery::engine::{EngineError, Registry};
+use warren_discovery::grants::{CreateGrantError, Grants};
 use warren_identity::join::{JoinGrant, JoinSecret, JoinToken};
 use warren_identity::{
     Capabilities, Revocations, Roots, Trust, UnixMillis, UnixTime, verify_member,
@@ -25,6 +25,9 @@ use crate::random;
 
 /// How long `bootstrap` waits for a first peer.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(10);
+
+/// Seconds after which a registry that is away may be back.
+const REGISTRY_RETRY_S: u64 = 10;
 
 /// The daemon as the API sees it.
 pub(crate) struct DaemonControl {
@@ -151,10 +154,6 @@ impl DaemonControl {
         if !self.settings.borrow().roles.contains(&Role::Issuer) {
             return Err(not_here());
         }
-        let bad =
-            |message: String| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_grant", message);
-        // The machine that joins will carry the name in its configuration.
-        warren_config::check_node_id(&request.name).map_err(|error| bad(error.to_string()))?;
         let ca = self.own_ca().ok_or_else(|| {
             ApiError::internal("the node's certificate is of none of the CA certificates it has")
         })?;
@@ -179,7 +178,7 @@ impl DaemonControl {
         Grants::new(registry)
             .create(grant, UnixMillis::from_secs(now_s))
             .await
-            .map_err(|error| bad(error.to_string()))?;
+            .map_err(not_granted)?;
         let expires_at = i64::try_from(expires_at_unix_s)
             .ok()
             .and_then(|second| jiff::Timestamp::from_second(second).ok());
@@ -187,6 +186,23 @@ impl DaemonControl {
             token: token.to_text().to_string(),
             expires_at: expires_at.map(|time| time.to_string()).unwrap_or_default(),
         })
+    }
+}
+
+fn bad(message: String) -> ApiError {
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_grant", message)
+}
+
+/// What the caller got wrong is one thing, a registry that is away another.
+fn not_granted(error: CreateGrantError) -> ApiError {
+    match error {
+        CreateGrantError::Engine(error @ EngineError::Corrupt { .. }) => {
+            ApiError::internal(error.to_string())
+        }
+        CreateGrantError::Engine(error) => {
+            ApiError::unavailable(format!("no token was made: {error}"), REGISTRY_RETRY_S)
+        }
+        refused => bad(refused.to_string()),
     }
 }
 
@@ -225,5 +241,23 @@ impl Control for DaemonControl {
             Held::Here => Announcement::Holds(document),
             Held::Gone => Announcement::Dropped(document),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_that_is_away_is_no_fault_of_the_caller() {
+        let away = CreateGrantError::Engine(EngineError::Unavailable {
+            reason: "connection refused".to_owned(),
+        });
+
+        assert_eq!(not_granted(away).code(), "unavailable");
+        assert_eq!(
+            not_granted(CreateGrantError::BadLifetime).code(),
+            "bad_grant"
+        );
     }
 }

@@ -15,6 +15,7 @@ pub mod material;
 mod mesh_settings;
 pub mod node;
 mod peers;
+pub mod preflight;
 pub mod random;
 pub mod settings;
 mod trust_keeper;

@@ -3,6 +3,7 @@
 //! Revocation lists come from two places and the higher number wins: the file that the operator names
 //! (`network.security.crl`) and `crl.pem` in the storage folder, where lists learnt from peers are kept.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use warren_config::{Role, Settings};
@@ -116,13 +117,8 @@ pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> 
             merge_file(&trust, &path)?;
         }
     }
-    replace_leaf(&trust, &security.tls_cert, leaf, now)?;
-    if let Some(role) = role_without_capability(settings, &trust) {
-        return Err(MaterialError::LacksCapability {
-            path: security.tls_cert.clone(),
-            role,
-        });
-    }
+    replace_leaf(&trust, &security.tls_cert, leaf.clone(), now)?;
+    check_roles(&settings.roles, &security.tls_cert, &leaf)?;
     if let Some(tls) = &settings.api.tls {
         trust.replace_https_identity(https_identity(&tls.cert, &tls.key)?);
     }
@@ -148,47 +144,33 @@ pub fn roles_allowed_by(capabilities: &Capabilities) -> Vec<Role> {
         .collect()
 }
 
-fn role_without_capability(settings: &Settings, trust: &Trust) -> Option<&'static str> {
-    let member = trust.own_member()?;
-    settings
-        .roles
+/// The roles that a certificate with these capabilities does not allow.
+pub(crate) fn roles_without_capability(
+    roles: &BTreeSet<Role>,
+    capabilities: &Capabilities,
+) -> impl Iterator<Item = &'static str> {
+    roles
         .iter()
-        .find(|role| capability_for(**role).is_some_and(|needed| !member.allows(&needed)))
+        .filter(|role| capability_for(**role).is_some_and(|needed| !capabilities.allows(&needed)))
         .map(|role| role.as_str())
 }
 
-/// Everything that is wrong with the files, where [`load`] stops at the first.
-#[must_use]
-pub fn problems(settings: &Settings, now: UnixTime) -> Vec<MaterialError> {
-    let security = &settings.network.security;
-    let mut problems: Vec<MaterialError> = node_key(settings).err().into_iter().collect();
-    let organization = match leaf(&security.tls_cert) {
-        Ok(leaf) => Some(leaf.organization().clone()),
-        Err(problem) => {
-            problems.push(problem);
-            None
-        }
-    };
-    let named = settings.network.organization_id.clone();
-    let organization = match named.map(OrganizationId::new).transpose() {
-        Ok(named) => named.or(organization),
-        Err(problem) => {
-            problems.push(problem.into());
-            None
-        }
-    };
-    // Without an organisation there is nothing to check the CA against.
-    if let Some(organization) = organization {
-        problems.extend(roots(&security.ca_cert, organization).err());
+/// Whether a leaf allows every one of these roles.
+///
+/// # Errors
+/// [`MaterialError::LacksCapability`] of the first one that it does not.
+pub(crate) fn check_roles(
+    roles: &BTreeSet<Role>,
+    path: &Path,
+    leaf: &Leaf,
+) -> Result<(), MaterialError> {
+    match roles_without_capability(roles, &leaf.facts().capabilities).next() {
+        None => Ok(()),
+        Some(role) => Err(MaterialError::LacksCapability {
+            path: path.to_owned(),
+            role,
+        }),
     }
-    if let Some(tls) = &settings.api.tls {
-        problems.extend(https_identity(&tls.cert, &tls.key).err());
-    }
-    if problems.is_empty() {
-        // Each file is good by itself: whether they belong together.
-        problems.extend(load(settings, now).err());
-    }
-    problems
 }
 
 /// Where lists learnt from peers are kept.
@@ -197,7 +179,7 @@ pub fn learnt_crl(settings: &Settings) -> PathBuf {
     settings.storage.path.join(LEARNT_CRL)
 }
 
-fn node_key(settings: &Settings) -> Result<NodeKey, MaterialError> {
+pub(crate) fn node_key(settings: &Settings) -> Result<NodeKey, MaterialError> {
     let path = &settings.network.libp2p.peer_key;
     let security = &settings.network.security;
     let passphrase = security.tls_key_passphrase_file.as_deref();
@@ -246,15 +228,21 @@ pub fn leaf(path: &Path) -> Result<Leaf, MaterialError> {
 /// # Errors
 /// Missing, or one that cannot serve as a CA.
 pub fn roots(path: &Path, organization: OrganizationId) -> Result<Roots, MaterialError> {
-    let text = files::read_text(
-        "the CA certificate",
-        path,
-        "copy ca_cert.pem from the machine that has the CA",
-    )?;
+    let text = roots_text(path)?;
     Roots::from_pem(organization, &text).map_err(|source| MaterialError::Roots {
         path: path.to_owned(),
         source,
     })
+}
+
+pub(crate) fn roots_text(path: &Path) -> Result<String, MaterialError> {
+    let hint = "copy ca_cert.pem from the machine that has the CA";
+    Ok(files::read_text("the CA certificate", path, hint)?)
+}
+
+pub(crate) fn lists_text(path: &Path) -> Result<String, MaterialError> {
+    let hint = "take network.security.crl out, or write one with `warren ca revoke`";
+    Ok(files::read_text("the revocation list", path, hint)?)
 }
 
 /// Puts a leaf in place.
@@ -291,11 +279,7 @@ pub enum FileMerge {
 /// # Errors
 /// A list that no trusted CA signed.
 pub fn merge_file(trust: &Trust, path: &Path) -> Result<FileMerge, MaterialError> {
-    let text = files::read_text(
-        "the revocation list",
-        path,
-        "take network.security.crl out, or write one with `warren ca revoke`",
-    )?;
+    let text = lists_text(path)?;
     let crl_error = |source| MaterialError::Crl {
         path: path.to_owned(),
         source,

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use warren_config::{Inputs, Loaded, MAX_FILE_BYTES, Problems};
+use warren_config::{Inputs, Inspection, Loaded, MAX_FILE_BYTES, Problems};
 
 /// Variables that belong to the command line and set no key.
 const OWN_VARIABLES: [&str; 3] = ["WARREN_CONFIG", "WARREN_BIN", "WARREN_SKIP_LOG"];
@@ -14,6 +14,12 @@ const OWN_VARIABLES: [&str; 3] = ["WARREN_CONFIG", "WARREN_BIN", "WARREN_SKIP_LO
 /// # Errors
 /// Every problem at once.
 pub fn load(files: &[PathBuf]) -> Result<Loaded, Problems> {
+    inspect(files).outcome
+}
+
+/// Reads `files` with this process's environment, and keeps what can be told of a wrong configuration.
+#[must_use]
+pub fn inspect(files: &[PathBuf]) -> Inspection {
     let inputs = Inputs {
         files: files.to_vec(),
         environment: std::env::vars_os()
@@ -28,7 +34,7 @@ pub fn load(files: &[PathBuf]) -> Result<Loaded, Problems> {
         ),
         reserved_variables: OWN_VARIABLES.map(str::to_owned).into(),
     };
-    warren_config::load(&inputs, read)
+    warren_config::inspect(&inputs, read)
 }
 
 /// Reads a configuration from text, as `dev` writes it for its nodes; the environment has no part in it.

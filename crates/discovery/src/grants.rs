@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use warren_identity::{IssueError, UnixMillis, join::JoinGrant};
+use warren_config::BadNodeId;
+use warren_identity::{Capabilities, CapabilityError, IssueError, UnixMillis, join::JoinGrant};
 
 use crate::{
     core::grants::{MAX_TOKEN_LIFETIME, StoredGrant, grant_id},
@@ -17,6 +18,12 @@ pub enum CreateGrantError {
     /// It would end in the past, or stay open too long.
     #[error("a join token must end between now and {} days from now", MAX_TOKEN_LIFETIME.as_secs() / 86_400)]
     BadLifetime,
+    /// The machine would carry a name that its own configuration refuses.
+    #[error(transparent)]
+    Name(#[from] BadNodeId),
+    /// It grants something that this version does not know: a slip of the finger that would grant nothing.
+    #[error(transparent)]
+    Capability(#[from] CapabilityError),
     /// No CA would sign what it grants.
     #[error(transparent)]
     Terms(#[from] IssueError),
@@ -47,6 +54,8 @@ impl Grants {
         if grant.expires_at_unix_s <= now.as_secs() || grant.expires_at_unix_s > latest {
             return Err(CreateGrantError::BadLifetime);
         }
+        warren_config::check_node_id(&grant.name)?;
+        Capabilities::parse_known(grant.capabilities.iter().map(ToString::to_string))?;
         grant.check_terms()?;
         Ok(self.registry.create_grant(grant, now).await?)
     }

@@ -10,14 +10,15 @@ use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::io::SyncIoBridge;
-use warren_content::core::manifest::DirectoryEntry;
+use warren_content::retrieve::{DirectoryPiece, RetrieveError};
 use warren_content::store::{PutOptions, PutReceipt};
 use warren_content::{DocumentId, Store};
 use warren_identity::NodeKey;
-use warren_telemetry::SourceType;
 
 use super::answer::{content_headers, not_modified, put_error, retrieve_error};
 use crate::error::ApiError;
@@ -230,7 +231,7 @@ impl AsyncRead for FileReader<'_> {
     }
 }
 
-/// A folder as a tar stream. What is missing here is fetched from peers first, all files at once.
+/// A folder as a tar stream. Each file goes on its way as it comes from this node or from peers.
 pub(super) async fn get(
     state: &ApiState,
     id: DocumentId,
@@ -240,74 +241,80 @@ pub(super) async fn get(
     if select(request, etag, 0) == Selection::NotModified {
         return Ok(not_modified(etag));
     }
-    let summary = state
+    let folder = state
         .retriever
-        .fetch_all(id)
+        .open_directory(id)
         .await
         .map_err(retrieve_error)?;
-    let entries = state
-        .retriever
-        .directory(id)
-        .await
-        .map_err(retrieve_error)?;
-    let source = if summary.fetched_blocks == 0 {
-        SourceType::Local
-    } else {
-        SourceType::P2p
-    };
-    let mut headers = content_headers(etag, source, "application/x-tar", &format!("{id}.tar"));
+    let name = format!("{id}.tar");
+    let mut headers = content_headers(etag, folder.source, "application/x-tar", &name);
     // A tar stream has no ranges: its bytes are made on the way.
     headers.remove(header::ACCEPT_RANGES);
-    let store = state.store.clone();
+    let runtime = Handle::current();
     let stream = written_by(move |out| {
-        pack(&store, &entries, out).inspect_err(|error| {
+        pack(folder, &runtime, out).inspect_err(|error| {
             tracing::warn!(document = %id, "a folder's download broke off: {error}");
         })
     });
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-fn pack(store: &Store, entries: &[DirectoryEntry], out: &mut PieceWriter) -> io::Result<()> {
+/// Writes a folder's files as they come. Waits for them on `runtime`, so it must run where it may block.
+fn pack<S>(mut folder: S, runtime: &Handle, out: &mut PieceWriter) -> io::Result<()>
+where
+    S: Stream<Item = Result<DirectoryPiece, RetrieveError>> + Unpin,
+{
     let mut archive = tar::Builder::new(out);
-    for entry in entries {
+    while let Some(piece) = runtime.block_on(folder.next()) {
+        let DirectoryPiece::File(entry) = piece.map_err(io::Error::other)? else {
+            return Err(io::Error::other("a file is longer than its folder says"));
+        };
         let mut header = tar::Header::new_gnu();
         header.set_size(entry.size);
         header.set_mode(0o644);
         header.set_entry_type(tar::EntryType::Regular);
-        let content = store
-            .read_range(entry.id, 0..entry.size)
-            .map_err(io::Error::other)?;
-        archive.append_data(
-            &mut header,
-            &entry.name,
-            PieceReader {
-                content,
-                piece: Bytes::new(),
-            },
-        )?;
+        let content = FileContent {
+            folder: &mut folder,
+            runtime,
+            left: entry.size,
+            piece: Bytes::new(),
+        };
+        archive.append_data(&mut header, &entry.name, content)?;
     }
     archive.finish()
 }
 
-/// Verified pieces of a file as a reader.
-struct PieceReader<I> {
-    content: I,
+/// The bytes of the file that a folder has come to.
+struct FileContent<'a, S> {
+    folder: &'a mut S,
+    runtime: &'a Handle,
+    /// Bytes still to be read.
+    left: u64,
     piece: Bytes,
 }
 
-impl<I, E> Read for PieceReader<I>
+impl<S> Read for FileContent<'_, S>
 where
-    I: Iterator<Item = Result<Bytes, E>>,
-    E: std::error::Error + Send + Sync + 'static,
+    S: Stream<Item = Result<DirectoryPiece, RetrieveError>> + Unpin,
 {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 || into.is_empty() {
+            return Ok(0);
+        }
         while self.piece.is_empty() {
-            match self.content.next() {
-                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
-                None => return Ok(0),
+            match self.runtime.block_on(self.folder.next()).transpose() {
+                Ok(Some(DirectoryPiece::Bytes(piece))) => self.piece = piece,
+                Ok(Some(DirectoryPiece::File(_)) | None) => {
+                    return Err(io::Error::other("a file is shorter than its folder says"));
+                }
+                Err(error) => return Err(io::Error::other(error)),
             }
         }
         let count = self.piece.len().min(into.len());
+        self.left = self
+            .left
+            .checked_sub(count as u64)
+            .ok_or_else(|| io::Error::other("a file is longer than its folder says"))?;
         into[..count].copy_from_slice(&self.piece.split_to(count));
         Ok(count)
     }
@@ -316,6 +323,8 @@ where
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use warren_content::core::manifest::DirectoryEntry;
+
     use super::*;
 
     /// What came of a tar stream: names with their bytes, what was skipped, and how it ended.
@@ -455,5 +464,94 @@ mod tests {
 
         assert_eq!(parsed.files, [("a".to_owned(), 3)]);
         assert_eq!(parsed.skipped, ["odd"]);
+    }
+
+    fn file(name: &str, size: u64) -> Result<DirectoryPiece, RetrieveError> {
+        Ok(DirectoryPiece::File(DirectoryEntry {
+            name: name.to_owned(),
+            id: DocumentId::of(name.as_bytes()),
+            size,
+        }))
+    }
+
+    fn bytes(content: &[u8]) -> Result<DirectoryPiece, RetrieveError> {
+        Ok(DirectoryPiece::Bytes(Bytes::copy_from_slice(content)))
+    }
+
+    /// The tar stream of a folder whose pieces come from `pieces`.
+    fn packed(
+        pieces: impl Stream<Item = Result<DirectoryPiece, RetrieveError>> + Send + Unpin + 'static,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Unpin {
+        let runtime = Handle::current();
+        written_by(move |out| pack(pieces, &runtime, out))
+    }
+
+    #[tokio::test]
+    async fn given_files_of_any_size_when_packed_then_a_reader_of_tar_finds_them_all() {
+        let long = format!("{}/{}", "d".repeat(150), "f".repeat(150));
+        let large = vec![5; 1_000_001];
+        let pieces = futures::stream::iter(vec![
+            file("a", 3),
+            bytes(b"ab"),
+            bytes(b"c"),
+            file("empty", 0),
+            file("exact", 512),
+            bytes(&[7; 512]),
+            file(&long, large.len() as u64),
+            bytes(&large),
+        ]);
+
+        let stream: Vec<Bytes> = packed(pieces).map(Result::unwrap).collect().await;
+
+        let stream = stream.concat();
+        let mut archive = tar::Archive::new(stream.as_slice());
+        let files: Vec<(String, Vec<u8>)> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let mut entry = entry.unwrap();
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content).unwrap();
+                (entry.path().unwrap().display().to_string(), content)
+            })
+            .collect();
+        let expected = [
+            ("a".to_owned(), b"abc".to_vec()),
+            ("empty".to_owned(), Vec::new()),
+            ("exact".to_owned(), vec![7; 512]),
+            (long, large),
+        ];
+        assert!(files == expected, "the files differ");
+    }
+
+    #[tokio::test]
+    async fn given_a_file_that_is_cut_or_too_long_when_packed_then_the_stream_never_ends_in_order() {
+        for pieces in [
+            vec![file("a", 3), bytes(b"ab")],
+            vec![file("a", 3), bytes(b"ab"), file("b", 0)],
+            vec![file("a", 3), bytes(b"abcd")],
+            vec![file("a", 0), bytes(b"a")],
+        ] {
+            let items: Vec<_> = packed(futures::stream::iter(pieces)).collect().await;
+            assert!(items.last().unwrap().is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn given_a_file_that_is_late_when_packed_then_those_before_it_are_sent() {
+        let pieces = futures::stream::iter(vec![file("a", 600_000), bytes(&[1; 600_000])]);
+        // Ends with the test: a thread that waits for ever would keep the runtime.
+        let (end, late) = tokio::sync::oneshot::channel::<()>();
+        let pieces = pieces.chain(
+            futures::stream::once(late)
+                .filter_map(async |_| None)
+                .boxed(),
+        );
+        let mut stream = packed(pieces);
+
+        let first = stream.next().await.unwrap().unwrap();
+
+        assert!(first.len() >= PIECE_BYTES);
+        drop(end);
     }
 }

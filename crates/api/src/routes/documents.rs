@@ -114,7 +114,7 @@ pub(crate) async fn list(
             "limit {limit} is not between 1 and {MAX_DOCUMENTS}"
         )));
     }
-    let mut cursor = match query.cursor.as_deref().map(str::parse::<u64>) {
+    let cursor = match query.cursor.as_deref().map(str::parse::<u64>) {
         None => None,
         Some(Ok(place)) => Some(Cursor(place)),
         Some(Err(_)) => {
@@ -125,29 +125,17 @@ pub(crate) async fn list(
     };
     let store = state.store.clone();
     let tag = query.tag;
-    // A page is filled from as many of the store's pages as the tag needs.
-    let (documents, next) = blocking(move || {
-        let mut documents: Vec<Document> = Vec::new();
-        loop {
-            let page = store
-                .documents(cursor, limit - documents.len())
-                .map_err(read_error)?;
-            let listed = page.documents.iter().map(document);
-            documents.extend(
-                listed
-                    .filter(|document| tag.as_ref().is_none_or(|tag| document.tags.contains(tag))),
-            );
-            cursor = page.next;
-            if cursor.is_none() || documents.len() >= limit {
-                return Ok::<_, ApiError>((documents, cursor));
-            }
-        }
+    let page = blocking(move || match tag {
+        None => store.documents(cursor, limit),
+        Some(tag) => store.documents_tagged(&tag, cursor, limit),
     })
-    .await??;
+    .await?
+    .map_err(read_error)?;
+    let documents: Vec<Document> = page.documents.iter().map(document).collect();
     Ok(Json(Documents {
         total: documents.len(),
         documents,
-        next_cursor: next.map(|Cursor(place)| place.to_string()),
+        next_cursor: page.next.map(|Cursor(place)| place.to_string()),
     }))
 }
 

@@ -4,45 +4,47 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use warren_config::Problems;
-use warren_daemon::material;
+use warren_daemon::preflight;
 use warren_identity::UnixTime;
 
 use crate::args::Global;
-use crate::output::{Format, print_line, table};
+use crate::output::{Failure, Format, print_line, table};
 
 /// Every problem on lines of its own, with a count.
-pub(super) fn problems_text(problems: &Problems) -> String {
-    problems.to_string()
+pub(super) fn bad_configuration(problems: &Problems) -> Failure {
+    let listed: Vec<String> = problems.listed.iter().map(ToString::to_string).collect();
+    Failure::new("bad_configuration", problems.to_string())
+        .with_details(serde_json::json!({ "errors": listed, "unlisted": problems.unlisted }))
 }
 
 #[derive(Serialize)]
 struct Checked {
     valid: bool,
     errors: Vec<String>,
+    /// Errors that are not listed.
+    unlisted: usize,
     warnings: Vec<String>,
 }
 
-/// Reads the configuration and the keys and certificates that it names; starts nothing.
+/// Reads the configuration and every file that it names; starts and makes nothing.
 pub(crate) fn check(global: &Global, format: Format) -> anyhow::Result<ExitCode> {
-    let files = super::config_files(global);
-    let checked = match warren_daemon::settings::load(&files) {
-        Err(problems) => Checked {
-            valid: false,
-            errors: problems.listed.iter().map(ToString::to_string).collect(),
-            warnings: Vec::new(),
-        },
-        Ok(loaded) => {
-            let errors: Vec<String> = material::problems(&loaded.settings, UnixTime::now())
-                .iter()
-                .map(ToString::to_string)
-                .collect();
-            let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-            Checked {
-                valid: errors.is_empty(),
-                errors,
-                warnings,
-            }
-        }
+    let inspection = warren_daemon::settings::inspect(&super::config_files(global));
+    let (listed, unlisted) = match &inspection.outcome {
+        Ok(_) => (&[][..], 0),
+        Err(problems) => (problems.listed.as_slice(), problems.unlisted),
+    };
+    let obstacles = preflight::obstacles(&inspection, UnixTime::now());
+    let errors: Vec<String> = listed
+        .iter()
+        .map(ToString::to_string)
+        .chain(obstacles.iter().map(ToString::to_string))
+        .collect();
+    let warnings = inspection.warnings.iter().map(ToString::to_string);
+    let checked = Checked {
+        valid: errors.is_empty(),
+        unlisted,
+        errors,
+        warnings: warnings.collect(),
     };
     format.print(&checked, |checked| {
         let errors = checked.errors.iter().map(|error| format!("error: {error}"));
@@ -50,7 +52,7 @@ pub(crate) fn check(global: &Global, format: Format) -> anyhow::Result<ExitCode>
             .warnings
             .iter()
             .map(|warning| format!("warning: {warning}"));
-        let verdict = match checked.errors.len() {
+        let verdict = match checked.errors.len() + checked.unlisted {
             0 => "the configuration is valid".to_owned(),
             1 => "1 problem".to_owned(),
             count => format!("{count} problems"),

@@ -118,7 +118,9 @@ fn folder_to_share(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     [PathBuf::from("docs"), own]
         .into_iter()
         .find(|folder| folder.is_dir())
-        .context("there is no docs/ folder here: name a folder to share with --dir")
+        .context("there is no docs/ folder here: name a folder to share with --dir")?
+        .canonicalize()
+        .context("cannot find the way to docs/")
 }
 
 fn nodes_text(network: &Network, began: Instant) -> String {

@@ -9,6 +9,7 @@ use reqwest::{Body, Method, Response, header};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::{ReaderStream, StreamReader, SyncIoBridge};
 use warren_api::types::{Collected, Document, Documents, PutQuery, Stored, Verified};
+use warren_content::DocumentId;
 
 use crate::args::{GetArgs, LsArgs, PutArgs};
 use crate::client::ApiClient;
@@ -71,10 +72,13 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
         .json()
         .await
         .context("the node's answer is not what this version expects")?;
-    for skipped in &stored.skipped {
-        eprintln!("warren: left out {skipped}: only files and folders can be put");
-    }
     if format == Format::Text {
+        for skipped in &stored.skipped {
+            eprintln!("warren: left out {skipped}: only files and folders can be put");
+        }
+        if stored.skipped_unlisted > 0 {
+            eprintln!("warren: left out {} more", stored.skipped_unlisted);
+        }
         eprintln!(
             "stored {}; every member of the organisation may read it until access control is built",
             output::bytes(stored.size)
@@ -109,7 +113,7 @@ pub(crate) async fn get(client: &ApiClient, args: &GetArgs) -> anyhow::Result<()
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes() == TAR.as_bytes());
-    let bar = progress(response.content_length(), &args.id);
+    let bar = progress(response.content_length(), &args.id.to_string());
     let received = match (&args.output, is_folder) {
         (None, true) => bail!(
             "{} is a folder: name one to write it to with -o DIR",
@@ -165,9 +169,24 @@ async fn receive_file(
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    if !folder.is_dir() {
+        bail!(
+            "cannot write {}: there is no folder {folder}; make it with `mkdir -p {folder}`",
+            target.display(),
+            folder = folder.display()
+        );
+    }
     let cannot = || format!("cannot write {}", target.display());
     // Moved into place when it is whole, so that no half document ever has the name.
-    let partial = tempfile::NamedTempFile::new_in(folder).with_context(cannot)?;
+    let partial = match tempfile::NamedTempFile::new_in(folder) {
+        Ok(partial) => partial,
+        // The library's message names the temporary file, which says nothing to anybody.
+        Err(error) => bail!(
+            "cannot write to the folder {}: {}; name another file with -o",
+            folder.display(),
+            error.kind()
+        ),
+    };
     let mut file = tokio::fs::File::from_std(partial.reopen().with_context(cannot)?);
     let mut stream = response.bytes_stream();
     while let Some(piece) = stream.next().await {
@@ -208,39 +227,25 @@ async fn receive_folder(
 }
 
 pub(crate) async fn list(client: &ApiClient, args: &LsArgs, format: Format) -> anyhow::Result<()> {
-    const PAGE: usize = 1000;
-    let mut all = Documents {
-        documents: Vec::new(),
-        total: 0,
+    let query = [("tag", &args.tag)];
+    let documents = client
+        .list::<Documents>("/api/v1/documents", &query, args.limit)
+        .await?;
+    let all = Documents {
+        total: documents.len(),
+        documents,
         next_cursor: None,
     };
-    let mut cursor: Option<String> = None;
-    loop {
-        let left = args.limit.map_or(PAGE, |limit| {
-            limit.saturating_sub(all.documents.len()).min(PAGE)
-        });
-        if left == 0 {
-            break;
-        }
-        let mut query = vec![("limit", left.to_string())];
-        query.extend(args.tag.iter().map(|tag| ("tag", tag.clone())));
-        query.extend(cursor.iter().map(|cursor| ("cursor", cursor.clone())));
-        let page: Documents = client
-            .send(
-                client
-                    .request(Method::GET, "/api/v1/documents")
-                    .query(&query),
-            )
-            .await?
-            .json()
-            .await?;
-        all.documents.extend(page.documents);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
+    if all.total == 0 && format == Format::Text {
+        let which = if args.tag.is_some() {
+            " with this tag"
+        } else {
+            ""
+        };
+        eprintln!(
+            "warren: this node holds no document{which}; what other nodes hold is not listed, `warren get ID` fetches it"
+        );
     }
-    all.total = all.documents.len();
     Ok(format.print(&all, |all| match all.total {
         0 => String::new(),
         _ => table(
@@ -262,7 +267,7 @@ fn document_row(document: &Document) -> Vec<String> {
     ]
 }
 
-pub(crate) async fn stat(client: &ApiClient, id: &str, format: Format) -> anyhow::Result<()> {
+pub(crate) async fn stat(client: &ApiClient, id: DocumentId, format: Format) -> anyhow::Result<()> {
     let document: Document = client.get(&format!("/api/v1/documents/{id}")).await?;
     Ok(format.print(&document, |document| {
         let rows = [
@@ -303,7 +308,7 @@ pub(crate) async fn stat(client: &ApiClient, id: &str, format: Format) -> anyhow
     })?)
 }
 
-pub(crate) async fn remove(client: &ApiClient, id: &str) -> anyhow::Result<()> {
+pub(crate) async fn remove(client: &ApiClient, id: DocumentId) -> anyhow::Result<()> {
     client
         .send(client.request(Method::DELETE, &format!("/api/v1/documents/{id}")))
         .await?;

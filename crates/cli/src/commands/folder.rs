@@ -1,19 +1,14 @@
 //! A folder as one stream: packed for `put`, unpacked for `get`. The stream is a POSIX tar archive.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::Stream;
-use tokio::sync::mpsc;
-
-/// Pieces between the packing thread and the connection: 8 MiB at most.
-const QUEUE_PIECES: usize = 8;
-/// Bytes of a piece.
-const PIECE_BYTES: usize = 1 << 20;
+use warren_api::piece_stream::written_by;
 
 /// Bytes of all files below `folder`, for a progress bar.
 pub(crate) fn size(folder: &Path) -> anyhow::Result<u64> {
@@ -34,50 +29,14 @@ pub(crate) fn size(folder: &Path) -> anyhow::Result<u64> {
 
 /// The folder as a tar stream, packed on a thread of its own that waits for the reader.
 pub(crate) fn pack(folder: &Path) -> impl Stream<Item = io::Result<Bytes>> + use<> {
-    let (pieces, mut queue) = mpsc::channel(QUEUE_PIECES);
     let folder = folder.to_owned();
-    tokio::task::spawn_blocking(move || {
-        let mut archive = tar::Builder::new(PieceWriter {
-            pieces: pieces.clone(),
-            piece: Vec::new(),
-        });
+    written_by(move |out| {
+        let mut archive = tar::Builder::new(out);
         // A link is told of by name and left out by the node: following it could leave the folder.
         archive.follow_symlinks(false);
-        let packed = archive
-            .append_dir_all("", &folder)
-            .and_then(|()| archive.into_inner())
-            .and_then(|mut rest| rest.flush());
-        if let Err(error) = packed {
-            // The connection has gone if nobody takes it, and then has its own error.
-            let _ = pieces.blocking_send(Err(error));
-        }
-    });
-    futures::stream::poll_fn(move |context| queue.poll_recv(context))
-}
-
-struct PieceWriter {
-    pieces: mpsc::Sender<io::Result<Bytes>>,
-    piece: Vec<u8>,
-}
-
-impl Write for PieceWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.piece.extend_from_slice(bytes);
-        if self.piece.len() >= PIECE_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let piece = Bytes::from(std::mem::take(&mut self.piece));
-        self.pieces
-            .blocking_send(Ok(piece))
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
+        archive.append_dir_all("", &folder)?;
+        archive.finish()
+    })
 }
 
 /// Unpacks a tar stream below `target`, which is made and must be empty. Entries that would leave it are refused.

@@ -47,13 +47,18 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show) => config::show(&global, format)?,
         Command::Config(ConfigCommand::Schema) => config::schema()?,
         Command::Dev(args) => return block_on(dev::run(&args, format)),
-        Command::Start(args) => return start::run(&args, &global),
+        Command::Start(args) => return start::run(&args, &global, format),
         Command::Version => version(format)?,
         Command::Completions { shell } => {
             // The generator panics where its output ends early, as in `warren completions bash | head`.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "warren", &mut script);
             print_line(&String::from_utf8_lossy(&script))?;
+        }
+        Command::Man { out } => {
+            std::fs::create_dir_all(&out)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &out))
+                .with_context(|| format!("cannot write manual pages to {}", out.display()))?;
         }
         online => return asking(&global, async |client| ask(client, online, format).await),
     }
@@ -68,12 +73,12 @@ async fn ask(client: &ApiClient, command: Command, format: Format) -> anyhow::Re
         Command::NatCheck => net::nat_check(client, format).await?,
         Command::Dht => net::dht(client, format).await?,
         Command::Reload => return net::reload(client, format).await,
-        Command::Health(args) => return net::health(client, args.endpoint).await,
+        Command::Health(args) => return net::health(client, args.endpoint, format).await,
         Command::Put(args) => documents::put(client, &args, format).await?,
         Command::Get(args) => documents::get(client, &args).await?,
         Command::Ls(args) => documents::list(client, &args, format).await?,
-        Command::Stat { id } => documents::stat(client, &id, format).await?,
-        Command::Rm { id } => documents::remove(client, &id).await?,
+        Command::Stat { id } => documents::stat(client, id, format).await?,
+        Command::Rm { id } => documents::remove(client, id).await?,
         Command::Store(StoreCommand::Verify) => documents::verify(client, format).await?,
         Command::Store(StoreCommand::Gc) => documents::collect_garbage(client, format).await?,
         offline => bail!("{offline:?} asks no node"),
@@ -167,7 +172,7 @@ fn load_config(global: &Global) -> anyhow::Result<Loaded> {
         );
     }
     warren_daemon::settings::load(&files)
-        .map_err(|problems| anyhow::anyhow!("{}", config::problems_text(&problems)))
+        .map_err(|problems| config::bad_configuration(&problems).into())
 }
 
 /// A duration as people write it, in seconds.

@@ -122,43 +122,20 @@ pub(crate) async fn peers(
     args: &PeersArgs,
     format: Format,
 ) -> anyhow::Result<()> {
-    let mut all = Peers {
-        peers: Vec::new(),
-        total: 0,
+    let status = args.status.map(|status| match status {
+        PeerStatus::Online => "online",
+        PeerStatus::Offline => "offline",
+        PeerStatus::Unreachable => "unreachable",
+    });
+    let query = [("status", status), ("region", args.region.as_deref())];
+    let peers = client
+        .list::<Peers>("/api/v1/network/peers", &query, None)
+        .await?;
+    let all = Peers {
+        total: peers.len(),
+        peers,
         next_cursor: None,
     };
-    let mut cursor: Option<String> = None;
-    loop {
-        let status = args.status.map(|status| match status {
-            PeerStatus::Online => "online",
-            PeerStatus::Offline => "offline",
-            PeerStatus::Unreachable => "unreachable",
-        });
-        let query: Vec<(&str, &str)> = [
-            ("limit", Some("500")),
-            ("status", status),
-            ("region", args.region.as_deref()),
-            ("cursor", cursor.as_deref()),
-        ]
-        .into_iter()
-        .filter_map(|(key, value)| value.map(|value| (key, value)))
-        .collect();
-        let page: Peers = client
-            .send(
-                client
-                    .request(Method::GET, "/api/v1/network/peers")
-                    .query(&query),
-            )
-            .await?
-            .json()
-            .await?;
-        all.peers.extend(page.peers);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    all.total = all.peers.len();
     Ok(format.print(&all, |all| match all.total {
         0 => "no peers: `warren connect MULTIADDR` connects to one, `warren status` says what is missing".to_owned(),
         _ => table(
@@ -283,13 +260,20 @@ pub(crate) async fn reload(client: &ApiClient, format: Format) -> anyhow::Result
 }
 
 /// The probe of container health checks: prints the report, exits 0 or 1.
-pub(crate) async fn health(client: &ApiClient, endpoint: Endpoint) -> anyhow::Result<ExitCode> {
+pub(crate) async fn health(
+    client: &ApiClient,
+    endpoint: Endpoint,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
     let path = match endpoint {
         Endpoint::Health => "/health",
         Endpoint::Ready => "/ready",
     };
     let (passes, body) = client.probe(path).await?;
-    print_line(&body)?;
+    match (format, serde_json::from_str(&body)) {
+        (Format::Text, Ok(report)) => print_line(&health_text(&report))?,
+        _ => print_line(&body)?,
+    }
     Ok(if passes {
         ExitCode::SUCCESS
     } else {
@@ -297,9 +281,40 @@ pub(crate) async fn health(client: &ApiClient, endpoint: Endpoint) -> anyhow::Re
     })
 }
 
+/// The verdict, and each part with its state.
+fn health_text(report: &serde_json::Value) -> String {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let parts = report["components"].as_object().into_iter().flatten();
+    let rows: Vec<Vec<String>> = parts
+        .map(|(name, state)| vec![name.clone(), text(&state["status"]), text(&state["reason"])])
+        .collect();
+    let verdict = text(&report["status"]);
+    match rows.is_empty() {
+        true => verdict,
+        false => format!(
+            "{verdict}\n\n{}",
+            table(&["part", "state", "reason"], &rows)
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn health_is_told_part_by_part() {
+        let report = serde_json::json!({"status": "not ready", "components": {
+            "mesh": {"status": "ok"}, "peers": {"status": "starting", "reason": "nobody yet"}}});
+        assert_eq!(
+            health_text(&report),
+            "not ready\n\npart   state     reason\nmesh   ok\npeers  starting  nobody yet"
+        );
+        assert_eq!(
+            health_text(&serde_json::json!({"status": "healthy"})),
+            "healthy"
+        );
+    }
 
     #[test]
     fn spans_show_their_two_largest_units() {

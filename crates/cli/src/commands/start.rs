@@ -3,24 +3,37 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren_config::{LogFormat, Logging};
 use warren_daemon::node::{Node, Start};
-use warren_telemetry::logging::{self, FileSettings, Format, LogSettings};
+use warren_telemetry::logging::{self, FileSettings, LogSettings};
 
 use crate::args::{Global, StartArgs};
-use crate::output::print_line;
+use crate::output::Format;
 
-pub(crate) fn run(args: &StartArgs, global: &Global) -> anyhow::Result<ExitCode> {
+/// What `--dry-run` tells.
+#[derive(Serialize)]
+struct Planned {
+    node_id: String,
+    roles: Vec<&'static str>,
+}
+
+pub(crate) fn run(args: &StartArgs, global: &Global, format: Format) -> anyhow::Result<ExitCode> {
     let loaded = super::load_config(global)?;
     if args.dry_run {
         let settings = &loaded.settings;
-        let roles: Vec<&str> = settings.roles.iter().map(|role| role.as_str()).collect();
-        print_line(&format!(
-            "would start {} with roles {}",
-            settings.network.node_id,
-            roles.join(", ")
-        ))?;
+        let planned = Planned {
+            node_id: settings.network.node_id.clone(),
+            roles: settings.roles.iter().map(|role| role.as_str()).collect(),
+        };
+        format.print(&planned, |planned| {
+            format!(
+                "would start {} with roles {}",
+                planned.node_id,
+                planned.roles.join(", ")
+            )
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let log =
@@ -52,6 +65,15 @@ async fn serve(start: Start) -> anyhow::Result<()> {
     for address in &addresses.mesh {
         tracing::info!("listening on {address}/p2p/{}", node.peer_id());
     }
+    for (what, address) in [
+        ("bulk transfers", addresses.transfer),
+        ("the discovery server", addresses.discovery),
+        ("monitoring", addresses.monitoring),
+    ] {
+        if let Some(address) = address {
+            tracing::info!("listening on {address} for {what}");
+        }
+    }
     loop {
         tokio::select! {
             _ = interrupt.recv() => break,
@@ -73,8 +95,8 @@ fn log_settings(logging: &Logging) -> LogSettings {
     LogSettings {
         level: logging.level.clone(),
         format: match logging.format {
-            LogFormat::Text => Format::Text,
-            LogFormat::Json => Format::Json,
+            LogFormat::Text => logging::Format::Text,
+            LogFormat::Json => logging::Format::Json,
         },
         file: logging.file.clone().map(|path| FileSettings {
             path,

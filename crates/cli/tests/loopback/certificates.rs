@@ -208,9 +208,13 @@ fn given_only_a_peer_id_when_issued_then_the_leaf_is_for_that_key() {
     let authority = Authority::new();
     let peer = authority.key("node.pem");
 
-    authority.issue(&["--peer", &peer]).ok();
+    let issued = authority.issue(&["--peer", &peer]);
 
+    issued.ok();
     assert_eq!(authority.shown()[0]["peer_id"], peer.as_str());
+    // A peer id does not tell the companion's key: it says so, and a request does.
+    assert_eq!(authority.shown().as_array().unwrap().len(), 1);
+    assert!(issued.stderr.contains("no P-256 companion"), "{issued:?}");
 }
 
 #[test]

@@ -61,6 +61,75 @@ fn given_two_broken_files_when_checked_then_both_are_told() {
 }
 
 #[test]
+fn given_four_mistakes_of_four_kinds_when_checked_then_one_run_tells_them_all() {
+    let organization = Organization::new();
+    let home = home(&organization);
+    home.edit(
+        "region: us-west",
+        "region: us-west\n  bootstrap_mode: sometimes",
+    );
+    let bulk = format!("listen_address: '{}:{}'", home.ip, Home::BULK_PORT);
+    let mesh = format!("listen_address: '{}:{}'", home.ip, Home::MESH_PORT);
+    home.edit(&bulk, &mesh);
+    std::fs::remove_file(home.path("node_cert.pem")).unwrap();
+    std::fs::write(home.path("data"), "in the way").unwrap();
+
+    let checked = home.warren(["check"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    for expected in [
+        "network.bootstrap_mode: 'sometimes' is not allowed here",
+        "network.transfer.listen_address: ",
+        "node_cert.pem is not there",
+        "storage.path: ",
+        "4 problems",
+    ] {
+        assert!(told.contains(expected), "{expected:?} is not in\n{told}");
+    }
+}
+
+#[test]
+fn given_the_key_of_another_node_and_no_ca_when_checked_then_both_are_told() {
+    let organization = Organization::new();
+    let (home, other) = (home(&organization), organization.home("other"));
+    std::fs::copy(other.path("node.pem"), home.path("node.pem")).unwrap();
+    home.edit(
+        organization.ca().join("ca_cert.pem").to_str().unwrap(),
+        "/nowhere/ca.pem",
+    );
+
+    let checked = home.warren(["check", "--json"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let errors = told["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 2, "{told}");
+    assert!(told.to_string().contains(&other.peer_id), "{told}");
+}
+
+#[test]
+fn given_a_log_folder_that_cannot_be_made_when_checked_then_its_key_is_told() {
+    let organization = Organization::new();
+    let home = organization.planned(
+        "node-1",
+        Plan {
+            sections: "logging: {file: node.pem/logs/node.log}".to_owned(),
+            ..Plan::default()
+        },
+    );
+
+    let checked = home.warren(["check"]);
+
+    assert_eq!(checked.code, Some(1));
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        told.contains("logging.file: ") && told.contains("is no folder"),
+        "{told}"
+    );
+}
+
+#[test]
 fn given_layers_when_shown_then_each_value_says_where_it_came_from() {
     let organization = Organization::new();
     let home = home(&organization);

@@ -86,6 +86,7 @@ fn given_a_clone_when_the_development_network_runs_once_then_every_file_comes_ba
         "{told}"
     );
     assert_eq!(told.matches("http://127.0.0.1:").count(), 3, "{told}");
+    assert!(!told.contains(".."), "{told}");
 }
 
 #[test]

@@ -50,6 +50,23 @@ fn given_a_seed_when_started_with_the_documented_variables_then_it_is_well_and_r
 }
 
 #[test]
+fn given_a_discovery_server_when_started_then_its_log_names_where_each_part_listens() {
+    let organization = Organization::new();
+    let server = server(&organization);
+
+    server.logs(&format!(
+        "listening on {}:{} for the discovery server",
+        server.ip,
+        Home::DISCOVERY_PORT
+    ));
+    server.logs(&format!(
+        "listening on {}:{} for bulk",
+        server.ip,
+        Home::BULK_PORT
+    ));
+}
+
+#[test]
 fn given_a_discovery_server_alone_when_two_clients_start_then_they_find_each_other() {
     let organization = Organization::new();
     let server = server(&organization);

@@ -189,15 +189,47 @@ fn given_no_holder_when_got_then_it_fails_and_says_so() {
 }
 
 #[test]
-fn given_an_id_that_is_none_when_got_then_it_fails_and_says_so() {
+fn given_an_id_that_is_none_when_asked_for_then_no_request_is_made_of_it() {
+    for command in ["get", "stat", "rm"] {
+        for id in [
+            "../status",
+            "nonsense",
+            "bafkr4ifpcne3t5pzugtkaqcn5i3nzskjtpfslsnnyejlpte2spfoihzsmi",
+        ] {
+            let refusal = crate::support::warren([command, id]).usage();
+
+            assert!(refusal.contains(id), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn given_a_folder_that_is_not_there_when_a_file_is_got_into_it_then_the_folder_is_told() {
+    let organization = Organization::new();
+    let node = Node::start(&organization.home("node-1"));
+    let id = node.put(b"content");
+    let target = node.path("nosuch/dir/file");
+
+    let refusal = node
+        .warren(["get", &id, "-o", target.to_str().unwrap()])
+        .failed();
+
+    let folder = target.parent().unwrap().display();
+    assert!(
+        refusal.contains(&format!("mkdir -p {folder}")) && !refusal.contains(".tmp"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn given_an_empty_node_when_listed_then_it_says_that_only_its_own_would_be() {
     let organization = Organization::new();
     let node = Node::start(&organization.home("node-1"));
 
-    let refusal = node
-        .content("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
-        .failed();
+    let listed = node.warren(["ls"]);
 
-    assert!(refusal.contains("no document id"), "{refusal}");
+    assert_eq!(listed.ok(), "");
+    assert!(listed.stderr.contains("other nodes"), "{}", listed.stderr);
 }
 
 #[test]

@@ -177,3 +177,77 @@ fn given_a_joined_machine_when_its_configuration_is_checked_then_it_is_valid() {
 
     assert_eq!(checked["valid"], true, "{checked}");
 }
+
+/// The commands of one section of the operations' guide, block by block.
+fn pasted(section: &str) -> Vec<String> {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let (_, rest) = guide.split_once(&format!("\n## {section}\n")).unwrap();
+    let text = rest.split("\n## ").next().unwrap();
+    let blocks = text.split("```sh\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// Runs commands in the namespace as they stand in the guide, on the machine of this folder.
+fn paste(inside: &str, folder: &Path, machine: &str, commands: &str) -> Finished {
+    let script = format!(
+        r#"set -e
+        systemctl() {{ :; }}
+        warren() {{
+            command=$1; shift
+            case "$command" in
+                init | join) "$BINARY" "$command" "$@" --dir "$PWD/{machine}" --storage "$PWD/{machine}.data" ;;
+                *) "$BINARY" --config "$PWD/{machine}/warren.yaml" "$command" "$@" ;;
+            esac
+        }}
+        {commands}"#
+    );
+    let script = script.replace("10.0.1.5", "127.0.0.1");
+    let binary = format!("BINARY={}", binary().to_str().unwrap());
+    tool(
+        "sh",
+        folder,
+        [
+            "-c",
+            &format!("exec {inside} env {binary} bash -c \"$0\""),
+            &script,
+        ],
+    )
+}
+
+#[test]
+fn given_the_guide_for_many_machines_when_pasted_then_each_has_a_configuration_that_checks() {
+    let folder = tempfile::tempdir().unwrap();
+    if tool("unshare", folder.path(), ["-n", "true"]).code != Some(0) {
+        warren_lab::skip("first_steps::guide", "needs root, for a network namespace");
+        return;
+    }
+    let blocks = pasted("From one machine to many");
+    let [init, tokens, join, peers] = blocks.as_slice() else {
+        panic!("the guide has other blocks now: {blocks:?}")
+    };
+    paste("", folder.path(), "node-1", init).ok();
+    let first = home(folder.path().join("node-1"));
+    let script = "ip link set lo up; exec \"$@\"";
+    let node = Node::launch_through(&first, &["unshare", "-n", "sh", "-c", script, "sh"]);
+    let inside = format!("nsenter -t {} -n", node.pid());
+    let on = |machine: &str, commands: &str| paste(&inside, folder.path(), machine, commands);
+    eventually("the first node is ready", || {
+        (on("node-1", "warren health --endpoint ready").code == Some(0)).then_some(())
+    });
+
+    on("node-1", tokens).ok();
+    for machine in ["node-2", "node-3", "node-4"] {
+        on(machine, &join.replace("node-2", machine)).ok();
+
+        let checked = on(machine, "warren check");
+        assert!(checked.ok().contains("valid"), "{checked:?}");
+    }
+    on("node-1", peers).ok();
+    let issued = on("node-1", "warren ca list --dir node-1/ca").ok();
+    for machine in ["node-1", "node-2", "node-3", "node-4"] {
+        assert!(issued.contains(machine), "{issued}");
+    }
+}

@@ -163,3 +163,37 @@ fn given_a_reader_that_has_gone_when_completions_are_printed_then_it_is_no_failu
 
     assert_eq!(code.trim(), "0");
 }
+
+#[test]
+fn given_a_folder_when_manual_pages_are_written_then_every_command_has_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man1");
+
+    warren(["man", "--out", out.to_str().unwrap()]).ok();
+
+    let page = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
+    let help = warren(["--help"]).ok();
+    let commands = help
+        .split("Commands:")
+        .nth(1)
+        .unwrap()
+        .split("Options:")
+        .next()
+        .unwrap();
+    let named = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut count = 0;
+    for command in named.filter_map(|line| line.split_whitespace().next()) {
+        if command != "help" {
+            count += 1;
+            assert!(
+                page(&format!("warren-{command}.1")).contains(".TH"),
+                "{command} has no page"
+            );
+        }
+    }
+    assert!(count > 20, "{help}");
+    assert!(page("warren-ca-issue.1").contains("capability"));
+    assert!(page("warren.1").contains("warren\\-ca"));
+}

@@ -17,6 +17,24 @@ fn given_a_running_node_when_its_health_is_asked_then_it_is_200_and_says_healthy
 }
 
 #[test]
+fn given_a_running_node_when_asked_whether_it_is_ready_then_parts_are_a_table_and_json_is_the_answer()
+ {
+    let organization = Organization::new();
+    let node = Node::start(&organization.home("node-1"));
+
+    let table = node.warren(["health", "--endpoint", "ready"]);
+    let json = node.warren(["health", "--endpoint", "ready", "--json"]);
+
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(
+        table.contains("part  ") && table.contains("storage"),
+        "{table}"
+    );
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(report["components"]["storage"]["status"], "ok", "{report}");
+}
+
+#[test]
 fn given_the_storage_folder_is_gone_when_health_is_asked_then_it_is_503_without_the_word() {
     let organization = Organization::new();
     let node = Node::start(&organization.home("node-1"));
