@@ -40,6 +40,9 @@ pub struct MeshConfig {
     pub autonat: bool,
     /// Whether to turn relayed connections into direct ones.
     pub hole_punching: bool,
+    /// When to try again after hole punching failed; each pause is twice the last, up to half an hour. A minute: what
+    /// stood in the way for seconds is gone by then.
+    pub hole_punch_again: Duration,
     /// Whether to ask the gateway for a port mapping.
     pub upnp: bool,
     /// Bounds on connections and requests.
@@ -78,6 +81,7 @@ impl MeshConfig {
             relay: RelayConfig::default(),
             autonat: true,
             hole_punching: true,
+            hole_punch_again: Duration::from_secs(60),
             upnp: false,
             limits: MeshLimits::default(),
             redial: RedialPolicy::default(),

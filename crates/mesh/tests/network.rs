@@ -614,6 +614,48 @@ async fn given_two_members_that_only_reach_a_relay_when_they_connect_then_reques
 }
 
 #[tokio::test]
+async fn given_a_relayed_connection_when_hole_punching_failed_then_it_is_tried_again_and_circuits_do_not_pile_up()
+ {
+    let acme = Organization::new("org_acme");
+    let relay = acme
+        .relay_with(|config| config.limits.wanted_members = 0)
+        .await;
+    let relay_address = relay.address("/tcp/").await;
+    // Neither listens anywhere, so no attempt can succeed.
+    let silent = |config: &mut warren_mesh::MeshConfig| {
+        config.listen_addresses.clear();
+        config.limits.wanted_members = 0;
+        config.hole_punch_again = Duration::from_millis(500);
+    };
+    let hidden = acme
+        .node_with(|config| {
+            silent(config);
+            config.relay.client = RelayClient::Always;
+            config.relay.relays = vec![relay_address.clone()];
+        })
+        .await;
+    eventually("the relay holds a slot", async || {
+        hidden.mesh.nat_status().await.relays == [relay.id()]
+    })
+    .await;
+    let seeker = acme.node_with(silent).await;
+    let circuit: Multiaddr = relay_address
+        .with(Protocol::P2pCircuit)
+        .with(Protocol::P2p(hidden.id()));
+    seeker.mesh.connect(circuit).await.unwrap();
+
+    eventually("three rounds of attempts have failed", async || {
+        hidden.mesh.nat_status().await.hole_punches_failed >= 3
+    })
+    .await;
+
+    let peers = seeker.mesh.peers().await;
+    let hidden = peers.iter().find(|peer| peer.peer_id == hidden.id());
+    let circuits = hidden.unwrap().connections.len();
+    assert!((1..=3).contains(&circuits), "{circuits} circuits");
+}
+
+#[tokio::test]
 async fn given_a_member_that_offers_to_relay_without_the_capability_then_it_is_not_asked_for_a_slot()
  {
     let acme = Organization::new("org_acme");

@@ -274,6 +274,27 @@ impl MemberTable {
             .is_some_and(|entry| entry.connections.values().any(|c| !c.relayed))
     }
 
+    /// Members connected through relays alone, where we dialled a circuit.
+    pub(crate) fn only_relayed(&self) -> Vec<PeerId> {
+        let connected = self.connected.iter().filter(|(_, entry)| entry.is_member);
+        connected
+            .filter(|(_, entry)| {
+                let all = &entry.connections;
+                all.values().all(|c| c.relayed) && all.values().any(|c| c.outbound)
+            })
+            .map(|(peer, _)| *peer)
+            .collect()
+    }
+
+    /// The circuits to a peer that we dialled, oldest first.
+    pub(crate) fn dialled_circuits(&self, peer: &PeerId) -> Vec<(ConnectionId, Multiaddr)> {
+        let entry = self.connected.get(peer);
+        let all = entry.into_iter().flat_map(|entry| &entry.connections);
+        all.filter(|(_, info)| info.relayed && info.outbound)
+            .map(|(id, info)| (*id, info.remote_address.clone()))
+            .collect()
+    }
+
     pub(crate) fn remote_addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
         self.connected
             .get(peer)

@@ -12,6 +12,7 @@ pub(crate) mod multistream;
 pub(crate) mod nat;
 pub(crate) mod neighbours;
 pub(crate) mod protocol;
+pub(crate) mod punching;
 pub(crate) mod rate_limit;
 pub(crate) mod records;
 pub(crate) mod redial;

@@ -87,6 +87,16 @@ impl Node {
         }
     }
 
+    /// The library plans a refill whenever an address is new and nobody is connected, and warns if it then finds nobody
+    /// to ask. A refill that we start takes the place of the planned one, and of an empty table it ends at once.
+    pub(super) fn refill_nothing(&mut self) {
+        if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut()
+            && kad.kbuckets().all(|bucket| bucket.is_empty())
+        {
+            let _ = kad.bootstrap();
+        }
+    }
+
     fn count_routes(&mut self) {
         let count: usize = match self.swarm.behaviour_mut().kad.as_mut() {
             Some(kad) => kad.kbuckets().map(|bucket| bucket.num_entries()).sum(),

@@ -112,6 +112,7 @@ impl Node {
             self.redial.network_changed(Instant::now());
         }
         self.addresses_changed();
+        self.refill_nothing();
     }
 
     /// An interface went away: what waits to be dialled may be reachable another way now.

@@ -38,6 +38,7 @@ use crate::core::leads::Leads;
 use crate::core::members::{self, MemberTable};
 use crate::core::nat::NatView;
 use crate::core::neighbours::Neighbours;
+use crate::core::punching::PunchPlan;
 use crate::core::rate_limit::{RequestLimiter, SignerLimiter};
 use crate::core::redial::RedialPlan;
 use crate::error::{ConnectError, RequestError, StartError};
@@ -96,6 +97,7 @@ pub(crate) struct Node {
     nat: NatView,
     nat_status: NatStatus,
     relays: Relays,
+    punching: PunchPlan,
     local_ends: LocalEnds,
     listeners: Listeners,
     announced: Announced,
@@ -172,6 +174,7 @@ impl Node {
             nat: NatView::default(),
             nat_status: NatStatus::default(),
             relays: Relays::default(),
+            punching: PunchPlan::new(config.hole_punch_again),
             local_ends: LocalEnds::default(),
             listeners: Listeners::default(),
             announced,
@@ -296,6 +299,7 @@ impl Node {
         self.announce_due(now);
         self.listen_again(now);
         self.reserve_relays(now);
+        self.punch_again(now);
         self.end_lookups(now);
         self.refill_routes(now);
         self.compare_lists(now);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use libp2p::core::transport::ListenerId;
 use libp2p::multiaddr::Protocol;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::{Multiaddr, PeerId, autonat, dcutr, relay, upnp};
 
 use crate::config::RelayClient;
@@ -216,6 +217,32 @@ impl Node {
         }
         self.emit(MeshEvent::HolePunch { peer, result });
         self.nat_may_have_changed();
+    }
+
+    /// Dials another circuit to peers that hole punching has not reached yet, which makes the other side try again.
+    /// The one before it stays until the next round, for what is still under way on it.
+    pub(super) fn punch_again(&mut self, now: Instant) {
+        if !self.config.hole_punching {
+            return;
+        }
+        let relayed = self.table.only_relayed();
+        for peer in self.punching.handle_timeout(&relayed, now) {
+            let mut circuits = self.table.dialled_circuits(&peer);
+            let Some((_, address)) = circuits.pop() else {
+                continue;
+            };
+            for (superseded, _) in circuits {
+                self.swarm.close_connection(superseded);
+            }
+            let options = DialOpts::peer_id(peer)
+                .addresses(vec![address])
+                .condition(PeerCondition::Always)
+                .build();
+            tracing::debug!(%peer, "trying again to get past the relay");
+            if let Err(error) = self.swarm.dial(options) {
+                tracing::debug!(%peer, %error, "cannot dial another circuit");
+            }
+        }
     }
 
     pub(super) fn on_autonat(&mut self, event: autonat::v2::client::Event) {
