@@ -12,7 +12,8 @@ use store_support::{NOW, key, noise, open, open_with, packs, put, read, titled};
 use tokio::io::{AsyncRead, ReadBuf};
 use warren_content::core::manifest::Manifest;
 use warren_content::store::{
-    CommitFetchedError, OpenError, Origin, PutError, PutOptions, ReadError, StoreError,
+    CommitFetchedError, DocumentPage, OpenError, Origin, PutError, PutOptions, ReadError,
+    StoreError,
 };
 use warren_content::{BlockId, ChunkId, DocumentId, Store, StoreOptions, VerifiedBlock};
 use warren_identity::UnixMillis;
@@ -169,6 +170,48 @@ async fn given_many_documents_when_listed_then_pages_are_newest_first_and_stable
         .collect();
     ids.remove(4);
     assert_eq!(listed, ids);
+}
+
+#[tokio::test]
+async fn given_a_rare_tag_when_listed_then_pages_are_full_and_hold_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let mut tagged = Vec::new();
+    for n in 0..40_u8 {
+        let is_tagged = n % 10 == 3;
+        let options = PutOptions {
+            // In the title it is no tag.
+            tags: vec![if is_tagged { "rare" } else { "rarer" }.to_owned()],
+            ..titled("rare")
+        };
+        let receipt = store.put(&[n; 100][..], options, &key()).await.unwrap();
+        if is_tagged {
+            tagged.push(receipt.document);
+        }
+    }
+    tagged.reverse();
+    let ids = |page: &DocumentPage| {
+        page.documents
+            .iter()
+            .map(|info| info.id)
+            .collect::<Vec<_>>()
+    };
+
+    let first = store.documents_tagged("rare", None, 3).unwrap();
+    let second = store.documents_tagged("rare", first.next, 3).unwrap();
+
+    assert_eq!(
+        (ids(&first), ids(&second)),
+        (tagged[..3].to_vec(), tagged[3..].to_vec())
+    );
+    assert!(second.next.is_none());
+    assert!(
+        store
+            .documents_tagged("", None, 3)
+            .unwrap()
+            .documents
+            .is_empty()
+    );
 }
 
 #[tokio::test]

@@ -525,7 +525,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn given_a_file_that_is_cut_or_too_long_when_packed_then_the_stream_never_ends_in_order() {
+    async fn given_a_file_that_is_cut_or_too_long_when_packed_then_the_stream_never_ends_in_order()
+    {
         for pieces in [
             vec![file("a", 3), bytes(b"ab")],
             vec![file("a", 3), bytes(b"ab"), file("b", 0)],

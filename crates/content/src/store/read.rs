@@ -19,6 +19,8 @@ use crate::store::{Cursor, DocumentInfo, DocumentPage, Store, Usage};
 
 /// Largest page of a listing.
 const MAX_PAGE: usize = 1000;
+/// Documents looked at for one page of those with a tag.
+const TAG_SCAN: usize = 10_000;
 
 impl Store {
     /// Stored bytes of a block as they go over the wire, unchecked beyond its framing: whoever receives them checks.
@@ -160,28 +162,62 @@ impl Store {
         after: Option<Cursor>,
         limit: usize,
     ) -> Result<DocumentPage, ReadError> {
+        self.page(after, limit, MAX_PAGE, |id, row| Some(info(id, row)))
+    }
+
+    /// As [`Self::documents`], of those whose record carries `tag`. Looks at 10,000 documents at most: where `tag` is rare
+    /// a page has fewer than `limit`, even none, and goes on all the same.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`] if the index fails.
+    pub fn documents_tagged(
+        &self,
+        tag: &str,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<DocumentPage, ReadError> {
+        self.page(after, limit, TAG_SCAN, |id, row| {
+            let record = row.record.as_deref().unwrap_or_default();
+            if !may_carry(record, tag) {
+                return None;
+            }
+            let document = info(id, row);
+            let tags = &document.record.as_ref()?.value().tags;
+            tags.iter().any(|has| has == tag).then_some(document)
+        })
+    }
+
+    /// Up to `limit` of the documents that `select` makes of rows, at most `scan` of them looked at.
+    fn page(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+        scan: usize,
+        select: impl Fn(DocumentId, Listed) -> Option<DocumentInfo>,
+    ) -> Result<DocumentPage, ReadError> {
         let limit = limit.clamp(1, MAX_PAGE);
         let below = after.map_or(u64::MAX, |Cursor(number)| number);
-        let rows = self.inner.shared.index.read(|transaction| {
+        Ok(self.inner.shared.index.read(|transaction| {
             let order = transaction.open_table(ORDER)?;
             let documents = transaction.open_table(DOCUMENTS)?;
-            let mut rows = Vec::new();
-            for row in order.range(..below)?.rev().take(limit) {
-                let hash = row?.1.value();
-                if let Some(listed) = documents.get(hash)? {
-                    rows.push((document_of(hash), Listed::from_bytes(listed.value())?));
+            let mut page = DocumentPage {
+                documents: Vec::new(),
+                next: None,
+            };
+            for (scanned, row) in order.range(..below)?.rev().enumerate() {
+                let (number, hash) = row?;
+                if let Some(listed) = documents.get(hash.value())? {
+                    let listed = Listed::from_bytes(listed.value())?;
+                    page.documents
+                        .extend(select(document_of(hash.value()), listed));
+                }
+                if page.documents.len() == limit || scanned + 1 == scan {
+                    page.next = Some(Cursor(number.value()));
+                    break;
                 }
             }
-            Ok(rows)
-        })?;
-        let next = match rows.last() {
-            Some((_, last)) if rows.len() == limit => Some(Cursor(last.number)),
-            _ => None,
-        };
-        Ok(DocumentPage {
-            documents: rows.into_iter().map(|(id, row)| info(id, row)).collect(),
-            next,
-        })
+            Ok(page)
+        })?)
     }
 
     /// A listed document.
@@ -218,6 +254,16 @@ impl Store {
             })
         })?)
     }
+}
+
+/// Whether a record may carry a tag: its encoding holds a tag's bytes as they are. Spares checking the signature of those
+/// that cannot.
+fn may_carry(record: &[u8], tag: &str) -> bool {
+    // No record carries an empty tag.
+    !tag.is_empty()
+        && record
+            .windows(tag.len())
+            .any(|window| window == tag.as_bytes())
 }
 
 fn info(id: DocumentId, row: Listed) -> DocumentInfo {
