@@ -1,0 +1,126 @@
+//! What goes along with a call: its deadline, its metadata, and at the server who calls.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use warren_identity::Member;
+
+use crate::core::metadata::{Metadata, MetadataError};
+use crate::status::{Code, Status};
+
+/// Milliseconds, for deadlines: `Context::deadline(ms(200))`.
+#[must_use]
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// What goes along with a call. The caller makes one; the handler gets one with the same deadline and metadata, and
+/// passes it on to the calls it makes, so that the deadline travels and shrinks. Cloning is cheap.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    deadline: Option<Instant>,
+    /// Absent while there is nothing in it: most calls carry neither.
+    baggage: Option<Arc<Baggage>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Baggage {
+    metadata: Metadata,
+    caller: Option<Arc<Member>>,
+}
+
+impl Context {
+    /// A call that may take as long as it takes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A call that is given up `after` that time from now, at the caller and at every server that works for it.
+    #[must_use]
+    pub fn deadline(after: Duration) -> Self {
+        Self::new().with_deadline(after)
+    }
+
+    /// The same, given up `after` that time from now unless it was to end earlier already.
+    #[must_use]
+    pub fn with_deadline(mut self, after: Duration) -> Self {
+        // A time beyond what the clock can say is no deadline.
+        if let Some(at) = Instant::now().checked_add(after) {
+            self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
+        }
+        self
+    }
+
+    /// When the call is given up.
+    #[must_use]
+    pub const fn ends_at(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time left at `now`; zero when it is over.
+    #[must_use]
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.deadline.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// The same, with `key: value` among the metadata, replacing an older value.
+    ///
+    /// # Errors
+    /// [`MetadataError`] when the key is no header name or the whole grows beyond its limit.
+    pub fn with_metadata(mut self, key: &str, value: &str) -> Result<Self, MetadataError> {
+        self.baggage_mut().metadata.insert(key, value)?;
+        Ok(self)
+    }
+
+    /// The value of `key`, if it came along.
+    #[must_use]
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.baggage.as_ref()?.metadata.get(key)
+    }
+
+    /// All that came along.
+    #[must_use]
+    pub fn all_metadata(&self) -> Option<&Metadata> {
+        self.baggage
+            .as_ref()
+            .map(|baggage| &baggage.metadata)
+            .filter(|metadata| !metadata.is_empty())
+    }
+
+    /// At the server: the member that calls, as its certificate says. `None` at the caller.
+    #[must_use]
+    pub fn caller(&self) -> Option<&Member> {
+        self.baggage.as_ref()?.caller.as_deref()
+    }
+
+    /// The context a handler gets.
+    pub(crate) fn received(
+        deadline: Option<Instant>,
+        metadata: Metadata,
+        caller: Option<Arc<Member>>,
+    ) -> Self {
+        let baggage = (caller.is_some() || !metadata.is_empty())
+            .then(|| Arc::new(Baggage { metadata, caller }));
+        Self { deadline, baggage }
+    }
+
+    /// Refuses a call whose time is over.
+    ///
+    /// # Errors
+    /// [`Code::DeadlineExceeded`], and nothing was done.
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Status> {
+        match self.remaining(now) {
+            Some(left) if left.is_zero() => Err(Status::new(
+                Code::DeadlineExceeded,
+                "the deadline had passed before the call was sent",
+            )
+            .not_processed()),
+            _ => Ok(()),
+        }
+    }
+
+    fn baggage_mut(&mut self) -> &mut Baggage {
+        Arc::make_mut(self.baggage.get_or_insert_default())
+    }
+}

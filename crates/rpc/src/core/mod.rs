@@ -1,0 +1,15 @@
+//! What decides, without sockets or clocks.
+//!
+//! * [`wire`]: frames out of a byte stream, with a limit on their size.
+//! * [`frame`]: what the frames of a lane and of a call's own stream say.
+//! * [`calls`]: the calls a client's lane waits for.
+//! * [`compress`]: smaller messages.
+//! * [`admission`]: how many calls a server takes.
+//! * [`metadata`]: what goes along with a call.
+
+pub mod admission;
+pub mod calls;
+pub mod compress;
+pub mod frame;
+pub mod metadata;
+pub mod wire;

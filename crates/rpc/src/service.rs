@@ -1,0 +1,103 @@
+//! What a server calls: [`Service`], implemented by the code that `#[warren_rpc::service]` writes, and the table of
+//! methods that calls are looked up in.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::context::Context;
+use crate::descriptor::{Kind, Method, ServiceDescriptor};
+use crate::status::Status;
+use crate::streaming::{Incoming, Outgoing};
+
+/// A boxed future, as handlers are once their types are forgotten.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Why a handler did not answer well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The service's own error, encoded by the service's codec.
+    Application {
+        /// The error as the caller's type decodes it.
+        encoded: Bytes,
+        /// The same for callers that do not know the type: gRPC's, logs.
+        status: Status,
+    },
+    /// The machinery's.
+    Status(Status),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+/// A service without its types: messages are bytes, methods are indices into [`ServiceDescriptor::methods`].
+pub trait Service: Send + Sync + 'static {
+    /// Its name and methods.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Carries out a unary method. The future is polled once at the place where the call was read; only if it is not
+    /// ready then does it get a task. It is dropped when the caller gives up or the deadline passes.
+    fn unary(
+        &self,
+        method: usize,
+        context: Context,
+        request: Bytes,
+    ) -> BoxFuture<Result<Bytes, Failure>>;
+
+    /// Carries out a method of any other kind: takes requests from `incoming`, puts responses into `outgoing`, and is
+    /// over when the future is. Dropped as [`Service::unary`].
+    fn streaming(
+        &self,
+        method: usize,
+        context: Context,
+        incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), Failure>>;
+}
+
+/// One method of a registered service.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) index: usize,
+    pub(crate) method: &'static Method,
+}
+
+/// Every method a server has, by path.
+#[derive(Clone, Default)]
+pub(crate) struct Router {
+    routes: BTreeMap<&'static str, Route>,
+}
+
+impl Router {
+    /// Adds a service; one of the same name is replaced.
+    pub(crate) fn register(&mut self, service: Arc<dyn Service>) {
+        for (index, method) in service.descriptor().methods.iter().enumerate() {
+            let service = Arc::clone(&service);
+            self.routes.insert(
+                &*method.path,
+                Route {
+                    service,
+                    index,
+                    method,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<&Route> {
+        self.routes.get(path)
+    }
+}
+
+impl Route {
+    pub(crate) fn is_unary(&self) -> bool {
+        self.method.kind == Kind::Unary
+    }
+}
