@@ -1,7 +1,8 @@
 //! Machines, networks and bad weather on one computer, for end-to-end tests and benchmarks.
 //!
 //! Owns: hosts in network namespaces, bridges, NAT routers, firewalls, the link shim (delay, jitter, loss,
-//! reordering, duplication, rate), processes inside hosts, packet captures, and the teardown of all of it.
+//! reordering, duplication, rate), processes inside hosts, packet captures, a PostgreSQL server on loopback, and the
+//! teardown of all of it.
 //! Never: touches the machine's own network (every bridge and veth lives in a namespace of the lab), or knows
 //! anything of Warren itself.
 //!
@@ -25,6 +26,7 @@ mod link;
 mod namespace;
 mod nat;
 mod packet_socket;
+mod postgres;
 mod process;
 mod router;
 mod shim;
@@ -41,6 +43,7 @@ pub use host::Host;
 pub use lab::Lab;
 pub use link::{Direction, Link, ShapedLink};
 pub use nat::{Filtering, Hairpin, Nat};
+pub use postgres::PostgresServer;
 pub use process::{Output, Process};
 pub use router::Router;
 pub use rustix::process::Signal;

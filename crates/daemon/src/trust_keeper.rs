@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use warren_config::Settings;
 use warren_discovery::client::{ServerApi, TimeOuts};
-use warren_identity::{LeafRequest, Trust, UnixTime};
+use warren_identity::{LeafRequest, RootCertificate, Trust, UnixMillis, UnixTime};
 use warren_telemetry::ComponentHealth;
 
 use crate::ca_folder::CaFolder;
@@ -63,8 +63,10 @@ pub(crate) struct TrustKeeper {
     crl: Option<Watched>,
     /// Certificate and key of the management API, where it has its own.
     api: Option<(Watched, Watched)>,
-    /// The newest leaf file could not be used.
-    leaf_refused: bool,
+    /// Why the newest leaf file could not be used.
+    leaf_refused: Option<String>,
+    /// What was last said of the CA's end.
+    ca_warning: Option<String>,
     learnt: PathBuf,
     /// Issuer and number of each list that is on disk.
     kept: Vec<(String, u64)>,
@@ -95,7 +97,8 @@ impl TrustKeeper {
                         Watched::new(tls.key.clone()),
                     )
                 }),
-            leaf_refused: false,
+            leaf_refused: None,
+            ca_warning: None,
             learnt: material::learnt_crl(&now),
             kept: Vec::new(),
             next_renewal: tokio::time::Instant::now(),
@@ -198,16 +201,20 @@ impl TrustKeeper {
                     })
             });
             // A leaf that was refused for want of these gets another look.
-            if replaced.is_ok() && self.leaf_refused {
+            if replaced.is_ok() && self.leaf_refused.is_some() {
                 self.leaf.seen = None;
             }
             told(replaced, "CA certificates", &self.roots.path);
         }
         if self.leaf.changed() {
             let path = &self.leaf.path;
-            let replaced = material::leaf(path)
-                .and_then(|leaf| material::replace_leaf(&self.trust, path, leaf, now));
-            self.leaf_refused = replaced.is_err();
+            let roles = &self.settings.borrow().roles;
+            let replaced = material::leaf(path).and_then(|leaf| {
+                // A role that runs would be refused by every receiver from now on.
+                material::check_roles(roles, path, &leaf)?;
+                material::replace_leaf(&self.trust, path, leaf, now)
+            });
+            self.leaf_refused = replaced.as_ref().err().map(ToString::to_string);
             told(replaced, "certificate", path);
         }
         if let Some((cert, key)) = &mut self.api {
@@ -251,8 +258,16 @@ impl TrustKeeper {
         }
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let now = UnixTime::now();
+        let ca_warning = self.trust.roots().due_for_roll_over(now).map(ca_ends);
+        if let Some(warning) = ca_warning
+            .as_ref()
+            .filter(|_| ca_warning != self.ca_warning)
+        {
+            tracing::warn!("{warning}");
+        }
+        self.ca_warning = ca_warning;
         let revocations = self.trust.revocations();
         let standing = match self.trust.own_member() {
             Some(member) => self
@@ -269,6 +284,11 @@ impl TrustKeeper {
             self.health.degraded(
                 "a revocation list is past its next update: sign a fresh one with `warren ca crl`",
             );
+        } else if let Some(refused) = &self.leaf_refused {
+            self.health
+                .degraded(format!("the newest certificate was not taken: {refused}"));
+        } else if let Some(warning) = &self.ca_warning {
+            self.health.degraded(warning.clone());
         } else {
             self.health.ok();
         }
@@ -280,12 +300,8 @@ impl TrustKeeper {
         self.trust.renewal_due(now)
             || self.trust.leaf().is_some_and(|leaf| {
                 let facts = leaf.facts();
-                let lifetime_s = facts
-                    .not_after
-                    .as_secs()
-                    .saturating_sub(facts.not_before.as_secs());
                 // A leaf that lives shorter than the configured margin is not renewed without end.
-                facts.remaining(now) < early.min(Duration::from_secs(lifetime_s / 3))
+                facts.remaining(now) < early.min(facts.lifetime() / 3)
             })
     }
 
@@ -342,6 +358,14 @@ impl TrustKeeper {
         }
         Err(reason)
     }
+}
+
+fn ca_ends(root: &RootCertificate) -> String {
+    format!(
+        "the CA `{}` ends on {}, and every certificate of it by then: make the next with `warren ca init --after`, add it to network.security.ca_cert everywhere, and take the old one out once no certificate of it is left",
+        root.facts().subject,
+        UnixMillis::from_secs(root.facts().not_after.as_secs()).rfc3339()
+    )
 }
 
 /// Several tries are left before a leaf ends, however short it lives.

@@ -219,12 +219,26 @@ impl CertificateFacts {
     }
 
     fn renewal_margin(&self) -> Duration {
-        let lifetime = Duration::from_secs(
+        RENEW_BEFORE.min(self.lifetime() / 3)
+    }
+
+    /// From its beginning to its end.
+    #[must_use]
+    pub fn lifetime(&self) -> Duration {
+        Duration::from_secs(
             self.not_after
                 .as_secs()
                 .saturating_sub(self.not_before.as_secs()),
-        );
-        RENEW_BEFORE.min(lifetime / 3)
+        )
+    }
+
+    /// From here on an issuer renews it, long before [`Self::renewal_due`] has its node ask.
+    pub(crate) fn end_of_first_third(&self) -> UnixTime {
+        let passed = self
+            .not_before
+            .as_secs()
+            .saturating_add((self.lifetime() / 3).as_secs());
+        UnixTime::since_unix_epoch(Duration::from_secs(passed))
     }
 }
 

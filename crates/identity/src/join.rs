@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use libp2p_identity::PeerId;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -36,6 +37,10 @@ use crate::verify::{Member, Refusal, verify_member};
 const PREFIX: &str = "warren-join-1.";
 const MAX_HINT_BYTES: usize = 255;
 const MAX_TOKEN_CHARS: usize = 512;
+const HOUR_S: u64 = 3600;
+/// Eight leaves with their companions: a leaf for an hour, the shortest that an issuer makes, is renewed every forty
+/// minutes, and answers get lost.
+const MAX_CERTIFICATES_PER_HOUR: usize = 16;
 
 /// The secret part of a token. Hidden in `Debug`, wiped when dropped.
 #[derive(Clone, Serialize, Deserialize)]
@@ -360,6 +365,17 @@ pub enum JoinError {
         "the signing request is for another node's key; a member renews its own certificate only"
     )]
     OtherNode,
+    /// The leaf has most of its life before it.
+    #[error("the certificate can be renewed from {} on, when a third of its life is over; for other names or capabilities have one issued with `warren ca issue`", crate::verify::shown(*.from))]
+    NotDue {
+        /// When it will be taken.
+        from: UnixTime,
+    },
+    /// It renews again and again, and each fills the ledger.
+    #[error(
+        "node {0} was given {MAX_CERTIFICATES_PER_HOUR} certificates within the hour; it can renew again later"
+    )]
+    TooManyRenewals(PeerId),
 }
 
 impl JoinError {
@@ -372,6 +388,8 @@ impl JoinError {
             Self::Csr(_) => "bad_request",
             Self::Issue(_) => "not_issued",
             Self::OtherNode => "other_node",
+            Self::NotDue { .. } => "not_due",
+            Self::TooManyRenewals(_) => "too_many_renewals",
         }
     }
 }
@@ -451,6 +469,8 @@ impl JoinGrant {
 
 impl Issuer<'_> {
     /// Renews the leaf of a member that has proven itself by mutual TLS with `present`. Names and capabilities stay.
+    /// Before a third of its life is over a leaf is renewed only while the CA is rolled over, when `present` is of
+    /// another CA than the one that issues; and a peer gets a few leaves an hour only, whichever it presents.
     ///
     /// # Errors
     /// [`JoinError`]; nothing was issued then.
@@ -470,6 +490,12 @@ impl Issuer<'_> {
         if self.revocations.is_peer_revoked(&csr.peer_id()) {
             return Err(JoinError::Issue(IssueError::PeerRevoked(csr.peer_id())));
         }
+        self.refuse_early(present, now)?;
+        let hour_ago =
+            UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_sub(HOUR_S)));
+        if ledger.issued_since(&csr.peer_id(), hour_ago) >= MAX_CERTIFICATES_PER_HOUR {
+            return Err(JoinError::TooManyRenewals(csr.peer_id()));
+        }
         let companion_key = csr.companion_key().map(<[u8]>::to_vec);
         self.respond(
             &LeafRequest::renewal_of(present, validity, companion_key),
@@ -477,6 +503,18 @@ impl Issuer<'_> {
             now,
             serial,
         )
+    }
+
+    fn refuse_early(&self, present: &Leaf, now: UnixTime) -> Result<(), JoinError> {
+        let from = present.facts().end_of_first_third();
+        if now.as_secs() >= from.as_secs() {
+            return Ok(());
+        }
+        let ours = self.authority.roots();
+        match verify_member(present.chain_der(), ours, &Revocations::none(), now) {
+            Err(Refusal::UnknownIssuer) => Ok(()),
+            _ => Err(JoinError::NotDue { from }),
+        }
     }
 
     fn respond(

@@ -50,7 +50,7 @@ pub use record::NodeRecord;
 pub use revocation::{
     CrlError, MAX_CRL_BYTES, MergeOutcome, RevocationList, Revocations, peer_revocation_serial,
 };
-pub use roots::{RootCertificate, Roots, RootsError};
+pub use roots::{ROLL_OVER_BEFORE, RootCertificate, Roots, RootsError};
 pub use rustls_pki_types::{CertificateDer, UnixTime};
 pub use signed::{Signed, SignedError, SignedPayload};
 pub use time::UnixMillis;

@@ -131,7 +131,7 @@ fn decrypt(der: &[u8], passphrase: &Passphrase) -> Result<Zeroizing<Vec<u8>>, De
     buffer.truncate(length);
     // One wrong passphrase in 256 leaves padding that looks right; hardly any leaves DER.
     match Sequence::from_der(&buffer) {
-        Ok((rest, _)) if rest.is_empty() => Ok(buffer),
+        Ok(([], _)) => Ok(buffer),
         _ => Err(DecryptKeyError::WrongPassphrase),
     }
 }

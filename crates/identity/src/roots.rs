@@ -1,6 +1,7 @@
 //! The CA certificates an organisation trusts: one, or two while it changes from one CA to the next.
 
 use std::fmt;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -12,6 +13,10 @@ use crate::organization::OrganizationId;
 
 /// The most CA certificates one organisation may trust at a time.
 const MAX_ROOTS: usize = 16;
+
+/// A CA is followed by another when less than this remains of it: no leaf outlives its CA, and machines that are off for
+/// a while have to fetch theirs of the new one.
+pub const ROLL_OVER_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// One trusted CA certificate, parsed once.
 #[derive(Clone)]
@@ -223,13 +228,16 @@ impl Roots {
             .any(|root| root.facts.subject_key_id.as_deref() == Some(key_id))
     }
 
-    /// The first moment at which one of the CA certificates ends, for a timely warning.
+    /// The CA certificate that ends first, if that is so near that another has to take its place: within
+    /// [`ROLL_OVER_BEFORE`], or the last third of its life where that is shorter.
     #[must_use]
-    pub fn first_end(&self) -> Option<UnixTime> {
-        self.certificates
+    pub fn due_for_roll_over(&self, now: UnixTime) -> Option<&RootCertificate> {
+        let first = self
+            .certificates
             .iter()
-            .map(|root| root.facts.not_after)
-            .min_by_key(UnixTime::as_secs)
+            .min_by_key(|root| root.facts.not_after.as_secs())?;
+        let margin = ROLL_OVER_BEFORE.min(first.facts.lifetime() / 3);
+        (first.facts.remaining(now) < margin).then_some(first)
     }
 }
 

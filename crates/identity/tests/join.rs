@@ -12,7 +12,7 @@ use warren_identity::join::{
 };
 use warren_identity::{
     Capabilities, Capability, CertificateAuthority, Csr, CsrError, IssuanceLedger, IssueError,
-    RevocationList, Revocations,
+    Leaf, RevocationList, Revocations, UnixTime,
 };
 
 fn token() -> JoinToken {
@@ -175,6 +175,61 @@ fn given_a_member_when_it_renews_then_names_and_capabilities_stay_and_the_end_mo
         );
         assert_eq!(refused.unwrap_err(), JoinError::OtherNode);
     });
+}
+
+fn renewed(
+    ca: &CertificateAuthority,
+    ledger: &mut IssuanceLedger,
+    present: &Leaf,
+    when: UnixTime,
+    serial_of: u8,
+) -> Result<(), JoinError> {
+    let request = RenewRequest {
+        csr_pem: Csr::create_pem(&key(1), "ignored").unwrap(),
+    };
+    let year = Duration::from_secs(365 * DAY);
+    with_issuer(ca, &Revocations::none(), |issuer| {
+        issuer.renew(present, &request, ledger, year, when, serial(serial_of))
+    })
+    .map(drop)
+}
+
+#[test]
+fn given_a_leaf_in_the_first_third_of_its_life_when_renewed_then_it_is_told_from_when_on() {
+    let (ca, mut ledger, present) = (ca(), IssuanceLedger::default(), leaf(1));
+    let from = present.facts().not_before.as_secs() + present.facts().lifetime().as_secs() / 3;
+
+    let early = renewed(&ca, &mut ledger, &present, at(from - 1), 2);
+    let due = renewed(&ca, &mut ledger, &present, at(from), 3);
+
+    assert_eq!(early, Err(JoinError::NotDue { from: at(from) }));
+    assert_eq!(due, Ok(()));
+}
+
+#[test]
+fn given_a_young_leaf_of_the_ca_before_when_renewed_then_the_new_ca_signs_at_once() {
+    let next = ca_of(org(), 101, at(NOW_S - DAY));
+    let mut ledger = IssuanceLedger::default();
+
+    assert_eq!(renewed(&next, &mut ledger, &leaf(1), now(), 2), Ok(()));
+}
+
+#[test]
+fn given_one_old_leaf_when_it_is_renewed_again_and_again_then_a_few_are_given_an_hour() {
+    let (ca, mut ledger, present) = (ca(), IssuanceLedger::default(), leaf(1));
+    let start_s = NOW_S + 300 * DAY;
+    let mut renew_after =
+        |seconds: u64, count: u8| renewed(&ca, &mut ledger, &present, at(start_s + seconds), count);
+    let given = (2..50)
+        .take_while(|count| renew_after(u64::from(*count), *count).is_ok())
+        .count();
+
+    assert_eq!(given, 8);
+    assert_eq!(
+        renew_after(60, 60),
+        Err(JoinError::TooManyRenewals(key(1).peer_id()))
+    );
+    assert_eq!(renew_after(3700, 61), Ok(()));
 }
 
 #[test]

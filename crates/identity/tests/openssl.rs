@@ -462,7 +462,8 @@ fn given_a_ca_of_openssl_with_an_elliptic_curve_key_when_loaded_then_it_signs_le
             "{curve}"
         );
         assert!(
-            leaf.facts().not_after.as_secs() <= ca.roots().first_end().unwrap().as_secs(),
+            leaf.facts().not_after.as_secs()
+                <= ca.roots().certificates()[0].facts().not_after.as_secs(),
             "outlives its CA"
         );
         let crl = IssuanceLedger::default()

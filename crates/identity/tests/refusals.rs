@@ -133,7 +133,7 @@ fn given_one_case_per_reason_when_verified_then_each_is_refused_with_exactly_tha
         ledger.revoke_serial(serial(1).as_bytes(), now());
     });
     let end = good.facts().not_after.as_secs();
-    let ca_end = roots.first_end().unwrap().as_secs();
+    let ca_end = roots.certificates()[0].facts().not_after.as_secs();
     let late = odd_leaf(|p| {
         p.not_after = time::OffsetDateTime::UNIX_EPOCH + Duration::from_secs(ca_end + 10 * DAY);
     });

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use support::{DAY, NOW_S, at, ca, ca_of, key, leaf, now, org, request, serial};
 use warren_identity::{
-    CertificateAuthority, CrlError, IssuanceLedger, LeafRequest, MergeOutcome, OrganizationId,
-    Refusal, ReplaceError, Roots, Trust,
+    CaRequest, CertificateAuthority, CrlError, IssuanceLedger, LeafRequest, MergeOutcome,
+    OrganizationId, Refusal, ReplaceError, Roots, Trust,
 };
+use zeroize::Zeroizing;
 
 fn member_trust() -> Trust {
     let trust = Trust::new(key(1), ca().roots().clone());
@@ -163,6 +164,33 @@ fn given_a_listener_when_anything_changes_then_it_hears_the_new_generation() {
         (heard.load(Ordering::SeqCst), trust.generation()),
         (before + 1, before + 1)
     );
+}
+
+#[test]
+fn given_cas_of_several_lengths_when_their_end_nears_then_the_first_to_end_is_named_in_time() {
+    let root = |days: u64| {
+        let request = CaRequest {
+            organization: org(),
+            key_material: Zeroizing::new([u8::try_from(days % 200).unwrap(); 32]),
+            serial: serial(1),
+            validity: Duration::from_secs(days * DAY),
+        };
+        CertificateAuthority::create(&request, now()).unwrap()
+    };
+    let (long, short) = (root(3650), root(30));
+    let due = |roots: &Roots, days: u64| {
+        let due = roots.due_for_roll_over(at(NOW_S + days * DAY));
+        due.map(|root| root.fingerprint())
+    };
+    let fingerprint = |ca: &CertificateAuthority| ca.roots().certificates()[0].fingerprint();
+
+    assert_eq!(due(long.roots(), 3650 - 91), None);
+    assert_eq!(due(long.roots(), 3650 - 89), Some(fingerprint(&long)));
+    assert_eq!(due(short.roots(), 19), None, "a third of its life is left");
+    assert_eq!(due(short.roots(), 21), Some(fingerprint(&short)));
+    let both = [long.certificate().clone(), short.certificate().clone()];
+    let both = Roots::new(org(), both).unwrap();
+    assert_eq!(due(&both, 21), Some(fingerprint(&short)));
 }
 
 #[test]

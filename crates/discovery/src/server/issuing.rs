@@ -234,8 +234,14 @@ async fn renewed(shared: &Shared, call: &Call) -> Result<Response, ApiError> {
             error @ (JoinError::OtherNode | JoinError::Issue(IssueError::PeerRevoked(_))),
         )) => Err(ApiError::forbidden(error.to_string())),
         Err(LedgerError::Join(error)) => {
-            let status = StatusCode::UNPROCESSABLE_ENTITY;
-            Err(ApiError::new(status, "not_issued", error.to_string()))
+            let (status, code) = match error {
+                JoinError::NotDue { .. } => (StatusCode::CONFLICT, "not_due"),
+                JoinError::TooManyRenewals(_) => {
+                    (StatusCode::TOO_MANY_REQUESTS, "too_many_renewals")
+                }
+                _ => (StatusCode::UNPROCESSABLE_ENTITY, "not_issued"),
+            };
+            Err(ApiError::new(status, code, error.to_string()))
         }
         Err(error @ LedgerError::Store(_)) => {
             let status = StatusCode::INTERNAL_SERVER_ERROR;

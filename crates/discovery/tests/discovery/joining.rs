@@ -14,15 +14,16 @@ use warren_discovery::{
     server::{Limits, ServerConfig},
 };
 use warren_identity::{
-    Capability, CertificateAuthority, Csr, IssuanceLedger, NodeKey, Trust,
+    Capabilities, Capability, CertificateAuthority, Csr, IssuanceLedger, NodeKey, Trust,
     join::{JoinGrant, JoinToken},
 };
+use warren_lab::PostgresServer;
 
 use crate::{
-    postgres, registry,
+    registry,
     support::{
         MemoryLedger, ORGANIZATION, Server, TempRegistry, authority, embedded, issuer, loopback,
-        member, now, now_ms, random, stranger_http, token,
+        member, now, now_ms, old_member, random, stranger_http, token,
     },
 };
 
@@ -160,14 +161,12 @@ async fn given_a_used_token_then_another_machine_is_told_and_the_same_machine_ge
 
 #[tokio::test]
 async fn given_twenty_machines_race_over_two_servers_on_one_database_then_one_joins() {
-    let Some(cluster) = postgres::cluster(
+    let Some(cluster) = PostgresServer::shared(
         "given_twenty_machines_race_over_two_servers_on_one_database_then_one_joins",
-    )
-    .await
-    else {
+    ) else {
         return;
     };
-    let url = cluster.database().await;
+    let url = cluster.database();
     let authority = authority(ORGANIZATION);
     let ledger = Arc::new(MemoryLedger::default());
     let trust = member(&authority, "discovery-1", &["discovery"]);
@@ -387,6 +386,27 @@ async fn given_an_administrator_then_tokens_are_made_listed_and_withdrawn_over_m
 }
 
 #[tokio::test]
+async fn given_a_name_or_capability_that_no_node_could_use_then_no_token_is_made_over_https() {
+    let world = world().await;
+    let admin = member(&world.authority, "admin", &["admin"]);
+    let api = ServerApi::new(admin, TimeOuts::default()).unwrap();
+    let (_, mut misnamed) = token(&world.authority, "node-7");
+    misnamed.name = "node 7".into();
+    let (_, mut mistyped) = token(&world.authority, "node-7");
+    mistyped.capabilities = Capabilities::parse(["storrage"]).unwrap();
+
+    for (grant, expected) in [(misnamed, "'node 7' is no name"), (mistyped, "storrage")] {
+        let refused = api
+            .create_grant(&world.server.url, &grant)
+            .await
+            .unwrap_err();
+
+        assert!(refused.to_string().contains(expected), "{refused}");
+    }
+    assert!(world.grants.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn given_an_absurd_lifetime_then_no_token_is_made() {
     let world = world().await;
     for offset in [0, 31 * 86_400] {
@@ -400,7 +420,7 @@ async fn given_an_absurd_lifetime_then_no_token_is_made() {
 #[tokio::test]
 async fn given_a_member_when_renewing_then_it_keeps_name_and_capabilities_with_a_new_serial() {
     let world = world().await;
-    let trust = member(&world.authority, "node-2", &["storage", "relay"]);
+    let trust = old_member(&world.authority, "node-2", &["storage", "relay"]);
     let before = trust.own_member().unwrap();
     let api = ServerApi::new(trust.clone(), TimeOuts::default()).unwrap();
 
@@ -418,6 +438,22 @@ async fn given_a_member_when_renewing_then_it_keeps_name_and_capabilities_with_a
         answer.leaf_pem.matches("BEGIN CERTIFICATE").count() == 2,
         "with its companion"
     );
+}
+
+#[tokio::test]
+async fn given_a_fresh_certificate_when_renewing_then_it_is_refused_and_not_entered_in_the_ledger()
+{
+    let world = world().await;
+    let trust = member(&world.authority, "node-2", &["storage"]);
+    let api = ServerApi::new(trust, TimeOuts::default()).unwrap();
+
+    let refused = api.renew(&world.server.url, "node-2").await.unwrap_err();
+
+    assert!(
+        matches!(&refused, RequestError::Refused { status: 409, code, .. } if code == "not_due"),
+        "{refused:?}"
+    );
+    assert_eq!(world.ledger.issued(), 0);
 }
 
 #[tokio::test]

@@ -5,6 +5,5 @@ mod client;
 mod joining;
 mod limits;
 mod network;
-mod postgres;
 mod registry;
 mod support;

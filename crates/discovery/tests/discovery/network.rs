@@ -13,13 +13,11 @@ use warren_discovery::{
 use warren_identity::{
     CertificateAuthority, IssuanceLedger, Revocations, Signed, Trust, tls::Guest,
 };
+use warren_lab::PostgresServer;
 
-use crate::{
-    postgres,
-    support::{
-        ORGANIZATION, Server, authority, embedded, eventually, guest_http, loopback, member,
-        member_http, now, record, stranger_http,
-    },
+use crate::support::{
+    ORGANIZATION, Server, authority, embedded, eventually, guest_http, loopback, member,
+    member_http, now, record, stranger_http,
 };
 
 struct World {
@@ -705,18 +703,16 @@ async fn given_the_stock_curl_then_a_member_is_served_and_a_stranger_is_not() {
 
 #[tokio::test]
 async fn given_the_database_dies_then_bootstrap_uses_the_last_list_and_all_recovers() {
-    let Some(cluster) = postgres::own_cluster(
+    let Some(cluster) = PostgresServer::own(
         "given_the_database_dies_then_bootstrap_uses_the_last_list_and_all_recovers",
-    )
-    .await
-    else {
+    ) else {
         return;
     };
     let options = PostgresOptions {
         acquire_timeout: Duration::from_millis(500),
         ..PostgresOptions::default()
     };
-    let registry = Arc::new(Postgres::new(&cluster.database().await, &options).unwrap());
+    let registry = Arc::new(Postgres::new(&cluster.database(), &options).unwrap());
     let world = world(|config| config.registry = registry).await;
     let node = member(&world.authority, "node-2", &[]);
     let http = member_http(&node);
@@ -743,7 +739,6 @@ async fn given_the_database_dies_then_bootstrap_uses_the_last_list_and_all_recov
     assert!(status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE);
 
     cluster.start();
-    cluster.answers().await;
     eventually(
         "registrations are taken again, and the old one survived",
         async || {

@@ -13,11 +13,9 @@ use warren_discovery::{
     },
 };
 use warren_identity::{Csr, NodeKey, UnixMillis};
+use warren_lab::PostgresServer;
 
-use crate::{
-    postgres,
-    support::{authority, embedded, token},
-};
+use crate::support::{authority, embedded, token};
 
 const TTL: Duration = Duration::from_secs(90);
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -38,8 +36,8 @@ macro_rules! on_both_engines {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    let Some(cluster) = super::postgres::cluster(stringify!($case)).await else { return };
-                    let registry = super::open(&cluster.database().await).await;
+                    let Some(cluster) = warren_lab::PostgresServer::shared(stringify!($case)) else { return };
+                    let registry = super::open(&cluster.database()).await;
                     super::$case(registry).await;
                 }
             )*
@@ -444,12 +442,11 @@ async fn given_a_file_that_is_no_registry_then_it_is_refused_by_name() {
 #[tokio::test]
 async fn given_servers_that_start_together_then_each_finds_the_tables_made() {
     let Some(cluster) =
-        postgres::cluster("given_servers_that_start_together_then_each_finds_the_tables_made")
-            .await
+        PostgresServer::shared("given_servers_that_start_together_then_each_finds_the_tables_made")
     else {
         return;
     };
-    let url = cluster.database().await;
+    let url = cluster.database();
     let opened = futures::future::join_all((0..4).map(|_| open(&url))).await;
     opened[0]
         .register(node(1, "org_a"), None, NOW, TTL)

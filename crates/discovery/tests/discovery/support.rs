@@ -27,6 +27,10 @@ pub fn now() -> UnixTime {
     UnixTime::now()
 }
 
+fn ago(span: Duration) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs()) - span)
+}
+
 pub fn now_ms() -> UnixMillis {
     SystemTime::now().into()
 }
@@ -42,9 +46,9 @@ pub fn authority(organization: &str) -> Arc<CertificateAuthority> {
         organization: organization.parse().unwrap(),
         key_material: Zeroizing::new(random()),
         serial: Serial::from_random(random()),
-        validity: YEAR,
+        validity: 2 * YEAR,
     };
-    Arc::new(CertificateAuthority::create(&request, now()).unwrap())
+    Arc::new(CertificateAuthority::create(&request, ago(YEAR)).unwrap())
 }
 
 /// What a leaf of a test says: names fit servers on loopback.
@@ -62,10 +66,24 @@ pub fn leaf_request(key: &NodeKey, name: &str, capabilities: &[&str]) -> LeafReq
 }
 
 pub fn member(authority: &CertificateAuthority, name: &str, capabilities: &[&str]) -> Trust {
+    member_since(authority, name, capabilities, now())
+}
+
+/// A member whose leaf has a third of its life behind it.
+pub fn old_member(authority: &CertificateAuthority, name: &str, capabilities: &[&str]) -> Trust {
+    member_since(authority, name, capabilities, ago(YEAR / 5))
+}
+
+fn member_since(
+    authority: &CertificateAuthority,
+    name: &str,
+    capabilities: &[&str],
+    since: UnixTime,
+) -> Trust {
     let key = NodeKey::from_seed(random());
     let request = leaf_request(&key, name, capabilities);
     let leaf = authority
-        .issue(&request, now(), Serial::from_random(random()))
+        .issue(&request, since, Serial::from_random(random()))
         .unwrap();
     let trust = Trust::new(key, authority.roots().clone());
     trust.replace_leaf(leaf, now()).unwrap();
