@@ -326,19 +326,4 @@ mod tests {
         assert_eq!(at, file);
         assert!(matches!(fault, FolderFault::NoFolder), "{fault}");
     }
-
-    /// `/proc` takes no new entries, whoever asks.
-    #[test]
-    fn given_a_folder_that_takes_nothing_when_looked_at_then_the_systems_reason_is_told() {
-        let outcome = usable(Path::new("/proc/self/task"));
-
-        let Err((at, fault)) = outcome else {
-            panic!("it takes entries")
-        };
-        assert_eq!(at, Path::new("/proc/self/task"));
-        assert!(
-            fault.to_string().contains("cannot be written to"),
-            "{fault}"
-        );
-    }
 }

@@ -1,6 +1,6 @@
 //! `check`, `config show`, `config schema`, `start --dry-run`.
 
-use crate::support::{Home, Node, Organization, Plan, warren};
+use crate::support::{Home, Node, Organization, Plan, binary, tool, warren};
 
 fn home(organization: &Organization) -> Home {
     organization.home("node-1")
@@ -125,6 +125,34 @@ fn given_a_log_folder_that_cannot_be_made_when_checked_then_its_key_is_told() {
     let told = String::from_utf8(checked.stdout).unwrap();
     assert!(
         told.contains("logging.file: ") && told.contains("is no folder"),
+        "{told}"
+    );
+}
+
+#[test]
+fn given_a_storage_folder_on_a_read_only_disk_when_checked_then_it_is_told_with_the_reason() {
+    let organization = Organization::new();
+    let home = home(&organization);
+    if tool("unshare", &home.folder, ["-m", "true"]).code != Some(0) {
+        warren_lab::skip(
+            "configuration::read_only",
+            "needs root, for a mount namespace",
+        );
+        return;
+    }
+    std::fs::create_dir(home.path("data")).unwrap();
+    let script = "mount -t tmpfs -o ro none data && exec \"$0\" --config warren.yaml check";
+
+    let checked = tool(
+        "unshare",
+        &home.folder,
+        ["-m", "sh", "-c", script, binary().to_str().unwrap()],
+    );
+
+    assert_eq!(checked.code, Some(1), "{checked:?}");
+    let told = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        told.contains("storage.path: ") && told.contains("Read-only") && told.contains("1 problem"),
         "{told}"
     );
 }
