@@ -76,7 +76,7 @@ fn given_a_certificate_that_is_about_to_end_when_its_node_runs_then_it_is_renewe
             ..Plan::default()
         },
     );
-    reissue_for(&organization, &home, "node-2", Duration::from_secs(30));
+    reissue_for(&organization, &home, "node-2", Duration::from_secs(40));
     let first_end = end_of(&home);
     let node = Node::start(&home);
     node.meets(&issuer);
