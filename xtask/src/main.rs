@@ -1,10 +1,11 @@
 //! The project's own commands: `cargo xtask tidy` (the rules of the house), `cargo xtask test` (everything that proves
-//! Warren) and `cargo xtask bench` (every figure of its documents).
+//! Warren), `cargo xtask bench` (every figure of its documents) and `cargo xtask image` (the container images).
 //!
 //! Start at [`tidy`] for the rules, each of them one function from the [`tidy::repository::Repository`] to findings;
 //! at [`proof`] for the steps of the test command and how it counts them.
 
 mod bench;
+mod image;
 mod proof;
 mod tidy;
 
@@ -29,6 +30,8 @@ enum Command {
     Test(proof::TestOptions),
     /// Measure Warren beside the peers it is compared with
     Bench(bench::BenchOptions),
+    /// Build the container images warren/network and warren/discovery with podman
+    Image(image::ImageOptions),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::report(&root()),
         Command::Test(options) => proof::run(&root(), &options),
         Command::Bench(options) => bench::run(&root(), &options),
+        Command::Image(options) => image::run(&root(), &options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -63,6 +63,17 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
         "a libp2p node of another implementation meets ours",
     ),
     tool("npm", "npm", "it brings that node's pinned packages"),
+    tool(
+        "podman",
+        "podman",
+        "the container images are built and run as documented",
+    ),
+    tool("crun", "crun", "what podman runs containers with"),
+    tool(
+        "iptables",
+        "iptables",
+        "podman forwards a container's port with it",
+    ),
 ];
 
 /// Folders that hold programs and are not on every user's path.
