@@ -7,13 +7,16 @@
 use super::Finding;
 use super::repository::{Dependency, Package, Repository};
 
-/// A crate's place. Only [`Layer::Foundation`] and [`Layer::Top`] have arrows inside the layer.
+/// A crate's place. Inside [`Layer::Knowledge`] there are no arrows: its crates meet in the daemon. Inside the other
+/// layers arrows follow the table's order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layer {
     /// What every plane stands on.
     Foundation,
     /// Documents: content, and what replicates, guards and finds it.
     Knowledge,
+    /// Calls: members that call each other, and the groups that they form for it.
+    Call,
     /// The API, the daemon and the command line: composition.
     Top,
     /// Test beds and the project's own commands: nothing of the product depends on them, save its tests.
@@ -46,10 +49,12 @@ const fn room(name: &'static str, layer: Layer, kind: Kind) -> Room {
 const HOUSE: &[Room] = &[
     room("warren-config", Layer::Foundation, Kind::Pure),
     room("warren-identity", Layer::Foundation, Kind::Pure),
+    room("warren-balance", Layer::Foundation, Kind::Pure),
     room("warren-telemetry", Layer::Foundation, Kind::Shell),
     room("warren-mesh", Layer::Foundation, Kind::Mixed),
     room("warren-discovery", Layer::Foundation, Kind::Mixed),
     room("warren-content", Layer::Knowledge, Kind::Mixed),
+    room("warren-rpc", Layer::Call, Kind::Mixed),
     room("warren-api", Layer::Top, Kind::Mixed),
     room("warren-daemon", Layer::Top, Kind::Mixed),
     room("warren", Layer::Top, Kind::Mixed),
@@ -176,7 +181,10 @@ fn allowed(from: usize, to: usize) -> bool {
     let (user, used) = (&HOUSE[from], &HOUSE[to]);
     let points_down = to < from;
     let stays_pure = user.kind != Kind::Pure || used.kind == Kind::Pure;
-    let between_planes = user.layer == Layer::Knowledge && used.layer == Layer::Knowledge;
+    let is_plane = |layer| matches!(layer, Layer::Knowledge | Layer::Call);
+    let between_planes = is_plane(user.layer)
+        && is_plane(used.layer)
+        && (user.layer != used.layer || user.layer == Layer::Knowledge);
     points_down
         && stays_pure
         && !between_planes
