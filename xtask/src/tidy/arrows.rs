@@ -50,6 +50,7 @@ const HOUSE: &[Room] = &[
     room("warren-config", Layer::Foundation, Kind::Pure),
     room("warren-identity", Layer::Foundation, Kind::Pure),
     room("warren-balance", Layer::Foundation, Kind::Pure),
+    room("warren-swim", Layer::Foundation, Kind::Pure),
     room("warren-telemetry", Layer::Foundation, Kind::Shell),
     room("warren-mesh", Layer::Foundation, Kind::Mixed),
     room("warren-discovery", Layer::Foundation, Kind::Mixed),
@@ -59,6 +60,7 @@ const HOUSE: &[Room] = &[
     room("warren-daemon", Layer::Top, Kind::Mixed),
     room("warren", Layer::Top, Kind::Mixed),
     room("warren-lab", Layer::Tool, Kind::Mixed),
+    room("warren-sim", Layer::Tool, Kind::Shell),
     room("warren-fuzz", Layer::Tool, Kind::Shell),
     room("xtask", Layer::Tool, Kind::Shell),
 ];
