@@ -125,7 +125,8 @@ impl<K> Pick<K> {
 pub enum Outcome {
     /// Answered, whatever the answer says: an application's error is the endpoint at work.
     Success,
-    /// The endpoint's fault: connection lost or refused, internal error, no answer in time.
+    /// The endpoint's fault: connection lost or refused, internal error, no answer within a time that ought to be
+    /// enough. A deadline that the caller chose too short is [`Cancelled`](Self::Cancelled).
     Failure,
     /// The endpoint turned the call away because it has too much to do. Costs it traffic, but never ejects it.
     Overloaded,

@@ -137,7 +137,7 @@ impl Model {
             .iter()
             .filter(left)
             .any(|key| !ejected.contains(key));
-        let all_excluded = self.keys.iter().filter(left).next().is_none();
+        let all_excluded = self.keys.iter().all(|key| exclude.contains(key));
         match picked {
             Ok(call) => {
                 prop_assert!(self.keys.contains(call.key()));
