@@ -14,7 +14,7 @@ use warren_telemetry::{Health, Metrics};
 
 use crate::error::ApiError;
 use crate::traffic_log::TrafficLog;
-use crate::types::{Grant, GrantRequest, Reloaded};
+use crate::types::{Grant, GrantRequest, Reloaded, Renewed};
 
 /// A future that a [`Control`] returns.
 pub type ControlFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
@@ -29,6 +29,8 @@ pub trait Control: Send + Sync {
     fn register(&self) -> ControlFuture<'_, ()>;
     /// Makes a one-time join token.
     fn grant(&self, request: GrantRequest) -> ControlFuture<'_, Grant>;
+    /// Has the node's certificate renewed, now; the answer comes when the new one is in force.
+    fn renew(&self) -> ControlFuture<'_, Renewed>;
     /// Tells the mesh that this node holds a document, or no longer does.
     fn announce(&self, document: warren_content::DocumentId, held: Held);
 }

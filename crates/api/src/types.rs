@@ -388,7 +388,14 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
-/// `POST /api/v1/join/tokens`: the secret itself stays with whoever made it.
+/// `POST /api/v1/certificate/renew`: the new certificate is in force.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Renewed {
+    /// Its end, RFC 3339.
+    pub not_after: String,
+}
+
+/// `POST /api/v1/join/tokens`: what the machine that joins will be given.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRequest {
@@ -403,9 +410,9 @@ pub struct GrantRequest {
     /// IP addresses in its certificate.
     #[serde(default)]
     pub ip: Vec<String>,
-    /// Life of its certificate.
+    /// How long its certificate will be valid.
     pub validity_seconds: u64,
-    /// Life of the token.
+    /// How long the token can be used.
     pub expires_in_seconds: u64,
 }
 

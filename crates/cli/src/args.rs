@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Run the organisation's certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
-    /// Look at a certificate
+    /// Look at a certificate, or renew the node's
     #[command(subcommand)]
     Cert(CertCommand),
     /// Make a node key, or a certificate request for one
@@ -330,6 +330,8 @@ pub(crate) enum CertCommand {
         /// Certificate (PEM)
         file: PathBuf,
     },
+    /// Have the running node renew its certificate now, and not only near its end
+    Renew,
 }
 
 #[derive(Debug, Args)]

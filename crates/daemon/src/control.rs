@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{Notify, watch};
-use warren_api::types::{Grant, GrantRequest, Reloaded};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use warren_api::types::{Grant, GrantRequest, Reloaded, Renewed};
 use warren_api::{ApiError, Control, ControlFuture, Held, StatusCode};
 use warren_config::{Loaded, Role, Settings};
 use warren_content::DocumentId;
@@ -22,12 +22,16 @@ use warren_telemetry::logging::LogHandle;
 
 use crate::peers::{Announcement, MeshPeers};
 use crate::random;
+use crate::trust_keeper::RenewalRequest;
 
 /// How long `bootstrap` waits for a first peer.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(10);
 
 /// Seconds after which a registry that is away may be back.
 const REGISTRY_RETRY_S: u64 = 10;
+
+/// Seconds that a renewal takes at most, as a rule.
+const RENEWAL_RETRY_S: u64 = 10;
 
 /// The daemon as the API sees it.
 pub(crate) struct DaemonControl {
@@ -41,6 +45,8 @@ pub(crate) struct DaemonControl {
     pub(crate) mesh: Mesh,
     pub(crate) peers: MeshPeers,
     pub(crate) trust: Trust,
+    /// Asks the keeper of the certificate for another.
+    pub(crate) renewals: mpsc::Sender<RenewalRequest>,
     /// Asks the discovery client for the list again; `None` without servers.
     pub(crate) refresh: Option<Arc<Notify>>,
     /// Where join tokens are kept; `None` without the role.
@@ -142,6 +148,27 @@ impl DaemonControl {
         })
     }
 
+    async fn renew_now(&self) -> Result<Renewed, ApiError> {
+        let (request, answer) = oneshot::channel();
+        self.renewals.try_send(request).map_err(|_| {
+            ApiError::unavailable("a renewal is under way; ask again", RENEWAL_RETRY_S)
+        })?;
+        let renewed = answer.await.map_err(|_| {
+            ApiError::unavailable("the node stops; ask again once it is up", RENEWAL_RETRY_S)
+        })?;
+        renewed.map_err(|reason| {
+            let message = format!("the certificate in force stays: {reason}");
+            ApiError::new(StatusCode::CONFLICT, "not_renewed", message)
+        })?;
+        let leaf = self
+            .trust
+            .leaf()
+            .ok_or_else(|| ApiError::internal("the node has no certificate"))?;
+        Ok(Renewed {
+            not_after: UnixMillis::from_secs(leaf.facts().not_after.as_secs()).rfc3339(),
+        })
+    }
+
     async fn grant_now(&self, request: GrantRequest) -> Result<Grant, ApiError> {
         let not_here = || {
             ApiError::new(
@@ -234,6 +261,10 @@ impl Control for DaemonControl {
 
     fn grant(&self, request: GrantRequest) -> ControlFuture<'_, Grant> {
         self.grant_now(request).boxed()
+    }
+
+    fn renew(&self) -> ControlFuture<'_, Renewed> {
+        self.renew_now().boxed()
     }
 
     fn announce(&self, document: DocumentId, held: Held) {

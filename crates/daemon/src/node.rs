@@ -43,6 +43,9 @@ use crate::{material, random};
 /// How long one connection to a holder may take, bulk port and stream together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Requests to renew the certificate that wait at most; one more is told to come back.
+const RENEWAL_REQUESTS: usize = 4;
+
 /// What a node is started from.
 pub struct Start {
     /// The configuration.
@@ -162,10 +165,12 @@ impl Node {
         .await?;
         let refresh = start_client(&settings, &ground, &mesh, record)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::new(settings.clone()));
+        let (renewals, asked) = tokio::sync::mpsc::channel(RENEWAL_REQUESTS);
         let keeper = TrustKeeper::new(
             trust.clone(),
             settings_receiver.clone(),
             health.component("certificate", Weight::Needed),
+            asked,
         );
         tasks.spawn(keeper.run(shutdown.clone()));
         let facts = facts(&start.loaded, content.bulk_address);
@@ -177,6 +182,7 @@ impl Node {
             mesh: mesh.clone(),
             peers: mesh_peers,
             trust: trust.clone(),
+            renewals,
             refresh,
             registry: server.as_ref().map(|server| Arc::clone(&server.registry)),
         });

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use warren_config::Settings;
 use warren_discovery::client::{ServerApi, TimeOuts};
@@ -26,6 +26,9 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LONGEST_RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
 /// And at least this long.
 const SHORTEST_RENEWAL_PAUSE: Duration = Duration::from_secs(10);
+
+/// Asks for a renewal now; the answer comes when the new certificate is in force, or says why there is none.
+pub(crate) type RenewalRequest = oneshot::Sender<Result<(), String>>;
 
 /// Size and time of a file; `None` where it is not there.
 type Stamp = Option<(SystemTime, u64)>;
@@ -72,6 +75,7 @@ pub(crate) struct TrustKeeper {
     kept: Vec<(String, u64)>,
     health: ComponentHealth,
     next_renewal: tokio::time::Instant,
+    asked: mpsc::Receiver<RenewalRequest>,
 }
 
 impl TrustKeeper {
@@ -79,6 +83,7 @@ impl TrustKeeper {
         trust: Trust,
         settings: watch::Receiver<Arc<Settings>>,
         health: ComponentHealth,
+        asked: mpsc::Receiver<RenewalRequest>,
     ) -> Self {
         let now = Arc::clone(&settings.borrow());
         let security = &now.network.security;
@@ -105,6 +110,7 @@ impl TrustKeeper {
             trust,
             settings,
             health,
+            asked,
         }
     }
 
@@ -116,8 +122,13 @@ impl TrustKeeper {
         let listener = Arc::clone(&changed);
         self.trust.on_change(move |_| listener.notify_one());
         loop {
+            let mut waiting = None;
             let work: fn(&mut Self) = tokio::select! {
                 () = shutdown.cancelled() => break,
+                Some(request) = self.asked.recv() => {
+                    waiting = Some(request);
+                    Self::look_after_files
+                }
                 // A list from a peer is kept at once: the next moment may be a power cut.
                 () = changed.notified() => Self::keep_lists,
                 _ = tick.tick() => Self::look_after_files,
@@ -126,11 +137,22 @@ impl TrustKeeper {
                 return;
             };
             self = keeper;
-            if self.renewal_due() && tokio::time::Instant::now() >= self.next_renewal {
-                self.next_renewal = tokio::time::Instant::now() + self.renewal_pause();
-                if shutdown.run_until_cancelled(self.renew()).await.is_none() {
-                    break;
-                }
+            let due = self.renewal_due() && tokio::time::Instant::now() >= self.next_renewal;
+            if !due && waiting.is_none() {
+                continue;
+            }
+            self.next_renewal = tokio::time::Instant::now() + self.renewal_pause();
+            let Some(renewed) = shutdown.run_until_cancelled(self.renew()).await else {
+                break;
+            };
+            let Some(keeper) = self.off_the_runtime(Self::look_after_files).await else {
+                return;
+            };
+            self = keeper;
+            if let Some(waiting) = waiting {
+                let refused = self.leaf_refused.clone();
+                // Whoever asked may have left.
+                let _ = waiting.send(renewed.and(refused.map_or(Ok(()), Err)));
             }
         }
         self.off_the_runtime(Self::keep_lists).await;
@@ -312,7 +334,8 @@ impl TrustKeeper {
         }))
     }
 
-    async fn renew(&self) {
+    /// Has a new leaf issued and puts it in its file; the reason why not is logged too.
+    async fn renew(&self) -> Result<(), String> {
         let settings = Arc::clone(&self.settings.borrow());
         let security = &settings.network.security;
         let fresh = match &security.issuer_dir {
@@ -330,14 +353,11 @@ impl TrustKeeper {
             Ok(pem) => blocking(move || put_in_place(&path, &pem)).await,
             Err(reason) => Err(reason),
         };
-        match renewed {
+        match &renewed {
             Ok(()) => tracing::info!("the node's certificate was renewed"),
-            Err(reason) => {
-                tracing::warn!(
-                    "the node's certificate nears its end and was not renewed: {reason}"
-                );
-            }
+            Err(reason) => tracing::warn!("the node's certificate was not renewed: {reason}"),
         }
+        renewed
     }
 
     async fn issued_elsewhere(&self, settings: &Settings) -> Result<String, String> {

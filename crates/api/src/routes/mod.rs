@@ -50,6 +50,7 @@ fn management() -> OpenApiRouter<ApiState> {
         .routes(routes!(network::bandwidth))
         .routes(routes!(status::status))
         .routes(routes!(status::reload))
+        .routes(routes!(status::renew))
         .routes(routes!(status::grant))
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .merge(streaming)

@@ -1,4 +1,4 @@
-//! `/api/v1/status`, `/api/v1/reload` and `/api/v1/join/tokens`: the node as a whole.
+//! `/api/v1/status`, `/api/v1/reload`, `/api/v1/certificate/renew` and `/api/v1/join/tokens`: the node as a whole.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,9 @@ use warren_identity::UnixTime;
 use super::blocking;
 use crate::error::{ApiError, ErrorBody};
 use crate::state::ApiState;
-use crate::types::{CertificateStatus, Grant, GrantRequest, Reloaded, Status, StorageStatus};
+use crate::types::{
+    CertificateStatus, Grant, GrantRequest, Reloaded, Renewed, Status, StorageStatus,
+};
 
 /// How the node is doing.
 #[utoipa::path(get, path = "/api/v1/status", tag = "node", responses((status = 200, body = Status)))]
@@ -82,6 +84,13 @@ fn certificate(state: &ApiState) -> CertificateStatus {
     responses((status = 200, body = Reloaded), (status = 422, body = ErrorBody)))]
 pub(crate) async fn reload(State(state): State<ApiState>) -> Result<Json<Reloaded>, ApiError> {
     Ok(Json(state.control.reload().await?))
+}
+
+/// Has the node's certificate renewed now, by its own issuer or a discovery server that issues.
+#[utoipa::path(post, path = "/api/v1/certificate/renew", tag = "node",
+    responses((status = 200, body = Renewed), (status = 409, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(crate) async fn renew(State(state): State<ApiState>) -> Result<Json<Renewed>, ApiError> {
+    Ok(Json(state.control.renew().await?))
 }
 
 /// Makes a one-time join token; needs the roles `discovery` and `issuer`.

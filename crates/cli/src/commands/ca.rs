@@ -273,7 +273,7 @@ fn parse_serial(text: &str) -> anyhow::Result<Vec<u8>> {
         .chars()
         .filter(|c| *c != ':')
         .collect();
-    let even = if digits.len() % 2 == 0 {
+    let even = if digits.len().is_multiple_of(2) {
         digits
     } else {
         format!("0{digits}")

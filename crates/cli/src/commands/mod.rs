@@ -72,6 +72,7 @@ async fn ask(client: &ApiClient, command: Command, format: Format) -> anyhow::Re
         Command::Connect { multiaddr } => net::connect(client, &multiaddr, format).await?,
         Command::NatCheck => net::nat_check(client, format).await?,
         Command::Dht => net::dht(client, format).await?,
+        Command::Cert(CertCommand::Renew) => net::renew(client, format).await?,
         Command::Reload => return net::reload(client, format).await,
         Command::Health(args) => return net::health(client, args.endpoint, format).await,
         Command::Put(args) => documents::put(client, &args, format).await?,

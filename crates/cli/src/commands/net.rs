@@ -1,11 +1,11 @@
-//! `warren status`, `peers`, `connect`, `nat-check`, `dht`, `reload` and `health`: questions to a running node.
+//! `warren status`, `peers`, `connect`, `nat-check`, `dht`, `cert renew`, `reload` and `health`: questions to a running node.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use reqwest::Method;
 use warren_api::types::{
-    ConnectRequest, Connected, Nat, Peer, Peers, Reloaded, RoutingTable, Status,
+    ConnectRequest, Connected, Nat, Peer, Peers, Reloaded, Renewed, RoutingTable, Status,
 };
 
 use crate::args::{Endpoint, PeerStatus, PeersArgs};
@@ -257,6 +257,17 @@ pub(crate) async fn reload(client: &ApiClient, format: Format) -> anyhow::Result
     } else {
         ExitCode::FAILURE
     })
+}
+
+pub(crate) async fn renew(client: &ApiClient, format: Format) -> anyhow::Result<()> {
+    let renewed: Renewed = client
+        .send(client.request(Method::POST, "/api/v1/certificate/renew"))
+        .await?
+        .json()
+        .await?;
+    Ok(format.print(&renewed, |renewed| {
+        format!("renewed until {}", renewed.not_after)
+    })?)
 }
 
 /// The probe of container health checks: prints the report, exits 0 or 1.

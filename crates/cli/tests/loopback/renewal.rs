@@ -222,3 +222,38 @@ fn given_a_serial_when_revoked_then_it_is_read_in_every_usual_form_and_a_strange
     assert!(again.contains("revoked before"), "{again}");
     assert!(no_serial.contains("hexadecimal"), "{no_serial}");
 }
+
+#[test]
+fn given_an_issuer_when_told_to_renew_then_its_certificate_is_new_and_in_force_at_once() {
+    let organization = Organization::new();
+    let issuer = issuer(&organization);
+    let before = std::fs::read_to_string(issuer.path("node_cert.pem")).unwrap();
+
+    let renewed = issuer.warren(["cert", "renew", "--json"]).json();
+
+    assert_ne!(
+        std::fs::read_to_string(issuer.path("node_cert.pem")).unwrap(),
+        before
+    );
+    let status = issuer.warren(["status", "--json"]).json();
+    let end = |value: &serde_json::Value| value["not_after"].as_str().unwrap()[..19].to_owned();
+    assert_eq!(end(&status["certificate"]), end(&renewed));
+}
+
+#[test]
+fn given_nobody_who_issues_when_told_to_renew_then_it_says_so_and_the_certificate_stays() {
+    let organization = Organization::new();
+    let node = Node::start(&organization.home("node-1"));
+    let before = std::fs::read_to_string(node.path("node_cert.pem")).unwrap();
+
+    let refusal = node.warren(["cert", "renew"]).failed();
+
+    assert!(
+        refusal.contains("the certificate in force stays") && refusal.contains("warren ca issue"),
+        "{refusal}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(node.path("node_cert.pem")).unwrap(),
+        before
+    );
+}
