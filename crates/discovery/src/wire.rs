@@ -15,6 +15,9 @@ pub const MAX_TEXT_BYTES: usize = 256;
 /// The most addresses of one node.
 pub const MAX_ADDRESSES: usize = 32;
 
+/// What both sides speak over TLS: HTTP/1.1, whose every wait has a time-out.
+pub(crate) const ALPN: [&[u8]; 1] = [b"http/1.1"];
+
 /// Paths of the server, relative to its root.
 pub mod path {
     /// GET: seeds and live nodes.

@@ -22,14 +22,15 @@ use crate::{
     proof::{self, Subject},
     server::now,
     wire::{
-        BootstrapAnswer, ErrorAnswer, LeaveAnswer, PeersAnswer, PeersQuery, PublicKeyText,
+        ALPN, BootstrapAnswer, ErrorAnswer, LeaveAnswer, PeersAnswer, PeersQuery, PublicKeyText,
         RegisterAnswer, RegisterRequest, path,
     },
 };
 
 /// The longest answer that is read: a page of 500 peers with their records is some 2 MiB.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
-pub(super) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+/// Half of what a server waits for the next request: it is the client that closes, and no request meets a closing server.
+const POOL_IDLE: Duration = Duration::from_secs(5);
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -310,7 +311,7 @@ pub(super) fn http_client(tls: TlsConfig, time_outs: TimeOuts) -> Result<Client,
         .redirect(redirect::Policy::none())
         // The mesh's own links do not go through the environment's web proxy.
         .no_proxy()
-        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_idle_timeout(POOL_IDLE)
         .user_agent(concat!("warren/", env!("CARGO_PKG_VERSION")))
         .build()
 }

@@ -12,9 +12,12 @@ use zeroize::Zeroizing;
 
 use super::{
     RequestError, TimeOuts,
-    api::{ALPN, http_client, send, url},
+    api::{http_client, send, url},
 };
-use crate::{server::unix_time, wire::path};
+use crate::{
+    server::unix_time,
+    wire::{ALPN, path},
+};
 
 /// The same request may be sent again without harm: the server answers it with the same leaf.
 const ATTEMPTS: u32 = 3;

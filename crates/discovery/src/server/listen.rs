@@ -93,6 +93,7 @@ pub(crate) async fn serve(
     let slots = Arc::new(Semaphore::new(shared.limits.max_connections));
     let sources = Arc::new(Sources::default());
     let tracker = TaskTracker::new();
+    let overdue = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -112,10 +113,11 @@ pub(crate) async fn serve(
             continue;
         };
         let (tls, router, limits) = (tls.clone(), router.clone(), shared.limits);
-        let (shared, shutdown) = (Arc::clone(&shared), shutdown.clone());
+        let (shared, shutdown, overdue) = (Arc::clone(&shared), shutdown.clone(), overdue.clone());
         tracker.spawn(async move {
             shared.metrics.connections.inc();
-            if let Err(error) = handle(socket, source, tls, router, limits, shutdown).await {
+            let connection = handle(socket, source, tls, router, limits, shutdown);
+            if let Some(Err(error)) = overdue.run_until_cancelled(connection).await {
                 shared.metrics.refused(error.label());
                 tracing::debug!(%source, "discovery connection ended: {error}");
             }
@@ -132,6 +134,8 @@ pub(crate) async fn serve(
             "ended discovery requests that were still running {} s after the stop",
             DRAIN_TIMEOUT.as_secs()
         );
+        overdue.cancel();
+        tracker.wait().await;
     }
 }
 
@@ -211,19 +215,13 @@ async fn exchange<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     limits: Limits,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
-    let mut builder = Builder::new(TokioExecutor::new());
+    // HTTP/1.1 only: neither telling versions apart nor the preface of HTTP/2 has a time-out in the library.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         .max_buf_size(MAX_HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(32)
-        .max_header_list_size(32 * 1024)
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(limits.head_timeout);
     let service = TowerToHyperService::new(router.layer(Extension(info)));
     let connection = builder.serve_connection(TokioIo::new(io), service);
     tokio::pin!(connection);
@@ -231,7 +229,7 @@ async fn exchange<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         outcome = connection.as_mut() => outcome,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            tokio::time::timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            connection.await
         }
         // Ends also a client that never reads its answers; an honest one connects again.
         () = tokio::time::sleep(limits.connection_lifetime) => {

@@ -42,7 +42,7 @@ use crate::{
     },
     engine::Registry,
     metrics::{OrganizationLabel, OutcomeLabel, ServerMetrics},
-    wire::path,
+    wire::{ALPN, path},
 };
 
 pub use self::issuing::{Issuer, LedgerError, LedgerStore};
@@ -297,8 +297,7 @@ fn acceptor(config: &ServerConfig) -> Result<TlsAcceptor, BindError> {
     } else {
         ClientCertificates::RequireCertificate
     };
-    let alpn: &[&[u8]] = &[b"h2", b"http/1.1"];
-    let tls = https_server_with_guests(&config.trust, wanted, &config.guests, alpn)
+    let tls = https_server_with_guests(&config.trust, wanted, &config.guests, &ALPN)
         .map_err(|error| BindError::Tls(error.to_string()))?;
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

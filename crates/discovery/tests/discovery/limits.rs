@@ -84,6 +84,16 @@ async fn given_a_head_that_never_ends_then_the_connection_is_closed() {
 }
 
 #[tokio::test]
+async fn given_a_client_that_says_nothing_or_begins_another_protocol_then_the_connection_is_closed()
+{
+    let (server, _registry) = plain_server(IMPATIENT).await;
+
+    for beginning in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        send_and_wait(&server, beginning).await;
+    }
+}
+
+#[tokio::test]
 async fn given_a_head_that_is_too_long_then_it_is_refused() {
     let (server, _registry) = plain_server(IMPATIENT).await;
     let mut head = b"GET /health HTTP/1.1\r\nhost: x\r\nx-long: ".to_vec();
