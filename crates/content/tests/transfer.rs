@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use transfer_support::{
     Node, Reader, block_frame, key, member, next_request, noise, peer, read_all,
 };
-use warren_content::core::wire::{MAX_FRAME, MAX_HAVE_DOCUMENTS, Request};
+use warren_content::core::wire::{MAX_FRAME, MAX_HAVE_DOCUMENTS, Request, Response};
 use warren_content::transfer::bulk::{BulkDialer, BulkListener};
 use warren_content::transfer::{
     BlockClient, CallError, ConnectError, Outcome, TransferLimits, TransferMetrics,
@@ -388,6 +388,35 @@ async fn given_an_answer_larger_than_asked_for_when_received_then_nothing_of_it_
     let second = arrivals.recv().await.unwrap();
     assert!(matches!(second.outcome, Outcome::Block(_)), "{second:?}");
     assert_eq!(gauge(&metrics, UNVERIFIED), 1000);
+}
+
+#[tokio::test]
+async fn given_a_peer_that_leaves_every_second_question_open_when_asked_on_and_on_then_it_is_given_up()
+ {
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let metrics = Metrics::new();
+    let client = client(near, &metrics);
+    tokio::spawn(async move {
+        while let Some(request) = next_request(&mut far).await {
+            let request = request.id();
+            let answer = transfer_support::frame(&Response::NotFound { request });
+            if request % 2 == 1 && far.write_all(&answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    let (replies, mut arrivals) = mpsc::channel(100_000);
+    for round in 0..50 {
+        let asked =
+            (0..1000).map(|ticket| client.get(chunk(b"x"), 1, round * 1000 + ticket, &replies));
+        if asked.filter(Result::is_ok).count() < 1000 {
+            break;
+        }
+        for _ in 0..500 {
+            arrivals.recv().await.unwrap();
+        }
+    }
+    assert!(client.is_closed(), "every question was taken");
 }
 
 #[tokio::test]

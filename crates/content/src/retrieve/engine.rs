@@ -179,6 +179,8 @@ struct Slot {
     asked_at: Instant,
     /// The store is about to have it.
     keeping: bool,
+    /// It came for another retrieval since it was looked up, and was looked up again.
+    looked_again: bool,
     emitted: bool,
 }
 
@@ -351,6 +353,7 @@ impl Engine {
                 state: State::Unchecked,
                 asked_at: Instant::now(),
                 keeping: false,
+                looked_again: false,
                 emitted: false,
             };
             self.slots.insert(index, slot);

@@ -13,11 +13,9 @@ use warren_identity::NodeKey;
 
 use crate::core::chunker::MIN_CHUNK_BYTES;
 use crate::core::id::DocumentId;
-use crate::core::manifest::{
-    DirectoryEntry, ManifestError, build_directory, check_entries, check_name,
-};
+use crate::core::manifest::{DirectoryEntry, ManifestError, build_directory, check_name};
 use crate::store::error::{PutError, StoreError};
-use crate::store::ingest::{Ingest, pieces, pieces_of, read_stream};
+use crate::store::ingest::{Ingest, IngestedFile};
 use crate::store::shared::Pins;
 use crate::store::{PutOptions, PutReceipt, Store};
 
@@ -115,13 +113,11 @@ impl Store {
         key: &NodeKey,
     ) -> Result<PutReceipt, PutError> {
         let FoundFiles {
-            mut entries,
+            entries,
             chunk_count,
             stored_bytes,
             skipped,
         } = found;
-        entries.sort();
-        check_entries(&entries)?;
         let file_count = entries.len() as u64;
         let size = entries
             .iter()
@@ -189,17 +185,8 @@ fn ingest_tree(root: &Path, mut ingest: Ingest) -> Result<FoundFiles, PutError> 
     Ok(found)
 }
 
-fn ingest_file(
-    path: &Path,
-    ingest: &mut Ingest,
-) -> Result<crate::store::ingest::IngestedFile, PutError> {
-    // A file exchanged for a link or a pipe meanwhile is refused, not followed or waited for.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|error| unreadable(path, error))?;
+fn ingest_file(path: &Path, ingest: &mut Ingest) -> Result<IngestedFile, PutError> {
+    let mut file = open_regular(path).map_err(|error| unreadable(path, error))?;
     let mut first = Vec::with_capacity(expected_bytes(&file) + 1);
     (&mut file)
         .take(MIN_CHUNK_BYTES as u64)
@@ -214,6 +201,21 @@ fn ingest_file(
         Some(first) => Ok(Some(first)),
         None => read_piece(&mut file).map_err(|error| unreadable(path, error)),
     })
+}
+
+/// Opens a file for reading. One that was exchanged for a link or a pipe since it was listed is refused, not followed or
+/// waited for.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file any more"))
+    }
 }
 
 /// How much of the file is worth a buffer at once.
@@ -256,25 +258,29 @@ fn unreadable(path: &Path, source: io::Error) -> PutError {
     }
 }
 
-impl Store {
-    /// Ingests one stream; gives the file and the bytes newly taken.
-    pub(super) async fn ingest(
-        &self,
-        reader: impl AsyncRead + Send + Unpin,
-        what: String,
-        pins: Arc<Pins>,
-    ) -> Result<(crate::store::ingest::IngestedFile, u64), PutError> {
-        let writer = self.inner.writer()?.clone();
-        let permit = self.inner.put_permit().await?;
-        let (shared, helpers) = (self.inner.shared.clone(), self.inner.helpers.clone());
-        let (sender, receiver) = pieces();
-        let cutting = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let mut ingest = Ingest::new(shared, writer, pins, helpers);
-            let file = ingest.file(pieces_of(receiver, what))?;
-            Ok::<_, PutError>((file, ingest.flush()?))
-        });
-        read_stream(reader, sender).await;
-        cutting.await.map_err(|_| StoreError::Closed)?
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn given_a_pipe_or_a_link_where_a_file_was_when_opened_then_it_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link, file) = (
+            folder.path().join("pipe"),
+            folder.path().join("link"),
+            folder.path().join("file"),
+        );
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        fs::write(&file, "content").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+
+        assert!(open_regular(&pipe).is_err());
+        assert!(open_regular(&link).is_err());
+        assert!(open_regular(folder.path()).is_err());
+        assert!(open_regular(&file).is_ok());
     }
 }

@@ -297,7 +297,7 @@ impl From<StoreError> for IndexError {
 impl From<redb::Error> for IndexError {
     fn from(error: redb::Error) -> Self {
         Self(match error {
-            redb::Error::Io(source) => io_error("write the index", source),
+            redb::Error::Io(source) => io_error("read or write the index", source),
             other => StoreError::Index(other.to_string()),
         })
     }

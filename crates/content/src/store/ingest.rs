@@ -18,6 +18,7 @@ use crate::core::block::StoredBlock;
 use crate::core::chunker::{Chunker, MIN_CHUNK_BYTES};
 use crate::core::id::{BlockId, ChunkId, DocumentId};
 use crate::core::manifest::{ChunkRef, FileBuilder, ManifestBlock};
+use crate::store::Store;
 use crate::store::error::{PutError, StoreError};
 use crate::store::shared::{Pins, Shared};
 use crate::store::writer::WriterHandle;
@@ -66,7 +67,7 @@ enum InFlight {
 }
 
 /// What the reading task tells the cutting one. A channel that closes without `End` is a put given up.
-pub(super) enum Piece {
+enum Piece {
     Data(Bytes),
     End,
     Failed(io::Error),
@@ -243,6 +244,29 @@ impl Ingest {
     }
 }
 
+impl Store {
+    /// Ingests one stream; gives the file and the bytes newly taken.
+    pub(super) async fn ingest(
+        &self,
+        reader: impl AsyncRead + Send + Unpin,
+        what: String,
+        pins: Arc<Pins>,
+    ) -> Result<(IngestedFile, u64), PutError> {
+        let writer = self.inner.writer()?.clone();
+        let permit = self.inner.put_permit().await?;
+        let (shared, helpers) = (self.inner.shared.clone(), self.inner.helpers.clone());
+        let (sender, receiver) = pieces();
+        let cutting = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let mut ingest = Ingest::new(shared, writer, pins, helpers);
+            let file = ingest.file(pieces_of(receiver, what))?;
+            Ok::<_, PutError>((file, ingest.flush()?))
+        });
+        read_stream(reader, sender).await;
+        cutting.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
 impl Tools {
     fn add_chunk(&self, chunk: &Bytes) -> Result<(ChunkRef, u64), StoreError> {
         let reference = ChunkRef {
@@ -268,12 +292,12 @@ fn block_size(chunk: &Bytes) -> u32 {
 }
 
 /// The channel between [`read_stream`] and [`pieces_of`].
-pub(super) fn pieces() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
+fn pieces() -> (mpsc::Sender<Piece>, mpsc::Receiver<Piece>) {
     mpsc::channel(PIECES_WAITING)
 }
 
 /// Reads `reader` to its end into `pieces`. Ends early if nobody listens any more: whoever listened has the reason.
-pub(super) async fn read_stream(mut reader: impl AsyncRead + Unpin, pieces: mpsc::Sender<Piece>) {
+async fn read_stream(mut reader: impl AsyncRead + Unpin, pieces: mpsc::Sender<Piece>) {
     let mut buffer = BytesMut::new();
     loop {
         if buffer.capacity() == buffer.len() {
@@ -303,7 +327,7 @@ pub(super) async fn read_stream(mut reader: impl AsyncRead + Unpin, pieces: mpsc
 }
 
 /// The other end of [`read_stream`], for [`Ingest::file`].
-pub(super) fn pieces_of(
+fn pieces_of(
     mut pieces: mpsc::Receiver<Piece>,
     what: String,
 ) -> impl FnMut() -> Result<Option<Bytes>, PutError> {

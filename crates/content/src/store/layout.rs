@@ -212,6 +212,18 @@ impl Layout {
             Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(self.io("create the directory", &packs, source)),
         }
+        // The entry of the store's own directory, which `create_durably` does not reach.
+        let parent = match self.root.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        match sync_directory(parent) {
+            // What may not be listed cannot be synced from here.
+            Err(source) if source.kind() != io::ErrorKind::PermissionDenied => {
+                return Err(self.io("sync", parent, source));
+            }
+            _ => {}
+        }
         let path = self.format();
         create_durably(&path, format!("{FORMAT_PREFIX}{FORMAT}\n").as_bytes())
             .map_err(|source| self.io("create", &path, source))?;

@@ -126,12 +126,14 @@ impl Store {
             if missing.len() >= limit {
                 break;
             }
-            if !seen.insert(link.id) {
-                continue;
-            }
             match link.id {
-                BlockId::Chunk(_) if self.has_block(link.id)? => {}
-                BlockId::Chunk(_) => missing.push(link.id),
+                // A chunk that is here is looked up at each of its places rather than remembered: there may be millions.
+                BlockId::Chunk(_) if seen.contains(&link.id) || self.has_block(link.id)? => {}
+                BlockId::Chunk(_) => {
+                    seen.insert(link.id);
+                    missing.push(link.id);
+                }
+                BlockId::Manifest(_) if !seen.insert(link.id) => {}
                 BlockId::Manifest(manifest) => match self.manifest(manifest) {
                     Ok(Some(found)) => {
                         found

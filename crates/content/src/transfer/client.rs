@@ -25,6 +25,9 @@ use crate::core::wire::{
 
 /// Requests handed over and not yet written; more than any one asker keeps in flight.
 const COMMAND_QUEUE: usize = 2048;
+/// Requests without an answer; many retrievals at once stay below it. A peer that answers some and never the others is
+/// given up here.
+const MAX_PENDING: usize = 16 * 1024;
 /// [`CallError::Refused`]'s code for a `Busy` answer.
 const CODE_BUSY: u16 = 429;
 /// Requests written between two looks at the socket.
@@ -448,6 +451,9 @@ impl Driver {
             }
             if let Err(ended) = self.far_end.membership.check() {
                 return EndReason::NotAMember(ended);
+            }
+            if self.pending().len() > MAX_PENDING {
+                return EndReason::Stalled;
             }
             for command in batch.drain(..) {
                 next_request = next_request.wrapping_add(1);

@@ -301,8 +301,12 @@ impl Engine {
         }
         let keep = !matches!(self.job.keep, Keep::Nothing);
         for (index, block) in &blocks {
-            if let Some(flight) = self.claims.remove(index) {
+            if let Some(flight) = self.claims.get(index) {
                 flight.land(block);
+            }
+            // Until the store has it, others get it from the flight.
+            if !keep {
+                self.claims.remove(index);
             }
             let Some(slot) = self.slots.get_mut(index) else {
                 continue;
@@ -338,6 +342,7 @@ impl Engine {
             self.storing_failed(error);
         }
         for index in indices {
+            self.claims.remove(&index);
             if let Some(slot) = self.slots.get_mut(&index) {
                 slot.keeping = false;
             }

@@ -9,7 +9,8 @@ use warren_identity::PeerId;
 
 use super::super::flights::Claim;
 use super::super::{RetrieveError, unix_now};
-use super::{Engine, Keep, LEASE, Step};
+use super::blocks::blocking;
+use super::{Engine, Keep, LEASE, Local, Step};
 use crate::core::fetch::{DropReason, Event, FetchFailure, Transmit};
 use crate::core::id::BlockId;
 use crate::transfer::{BlockClient, ConnectError, SendError};
@@ -32,6 +33,15 @@ impl Engine {
             max_bytes,
         } = transmit;
         let now = Instant::now().into_std();
+        if self.must_look_again(ticket.0, *block) {
+            self.planner.handle_elsewhere(peer, *ticket, now);
+            let (index, block, store) = (ticket.0, *block, self.context.store.clone());
+            self.work.push(Box::pin(async move {
+                let read = blocking(move || store.read_block(block)).await;
+                Step::Elsewhere(index, read.and_then(Result::ok).flatten())
+            }));
+            return;
+        }
         if !self.claims.contains_key(&ticket.0) {
             match self.context.flights.claim(*block) {
                 Claim::Mine(flight) => {
@@ -65,6 +75,17 @@ impl Engine {
                 self.planner.handle_disconnected(peer, now);
             }
         }
+    }
+
+    /// Whether the block may have come into the store since it was looked up there, for another retrieval; once.
+    fn must_look_again(&mut self, index: u64, block: BlockId) -> bool {
+        let consults = self.job.local == Local::Consult && !self.claims.contains_key(&index);
+        if !consults || !self.context.flights.has_landed(block) {
+            return false;
+        }
+        self.slots
+            .get_mut(&index)
+            .is_some_and(|slot| !std::mem::replace(&mut slot.looked_again, true))
     }
 
     pub(super) fn handle_event(&mut self, event: Event<PeerId>) {
