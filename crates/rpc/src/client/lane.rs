@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::Notify;
@@ -19,6 +19,8 @@ use crate::descriptor::Method;
 use crate::server::PROTOCOL_ERROR;
 use crate::status::{Code, Status};
 
+/// How much later than its deadline a call may be given up.
+const DEADLINE_GRAIN: Duration = Duration::from_millis(1);
 /// Bytes that wait to be written before callers wait too.
 const MAX_QUEUED_BYTES: usize = 1024 * 1024;
 /// Chunks taken from QUIC at once; one is what one packet carried.
@@ -118,6 +120,19 @@ impl Lane {
         Some(state.out.split().freeze())
     }
 
+    /// Gives up the calls whose time is over; gives when the next one's may be.
+    fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut state = self.lock();
+        let wakers = match state.calls.next_deadline() {
+            Some(deadline) if deadline <= now => state.calls.expire(now),
+            _ => Vec::new(),
+        };
+        let next = state.calls.next_deadline();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        next
+    }
+
     /// Takes no more calls if none is in flight; whether that is so now.
     pub(super) fn close_if_idle(&self, status: &Status) -> bool {
         let mut state = self.lock();
@@ -163,8 +178,8 @@ impl State {
             return Err(status.clone());
         }
         let number = self.bind(&method.path)?;
-        let Some(id) = self.calls.begin(limit) else {
-            return Err(Status::overloaded(std::time::Duration::from_millis(5)));
+        let Some(id) = self.calls.begin(limit, context.ends_at()) else {
+            return Err(Status::overloaded(Duration::from_millis(5)));
         };
         let timeout = context.remaining(Instant::now());
         let metadata = context.all_metadata();
@@ -216,10 +231,26 @@ impl Drop for Call {
 }
 
 /// Writes what callers queue: all that is there at once, after having let every caller that is ready queue its own.
+/// Gives up calls at their deadline: one timer for all of the lane's calls, since a timer per call would cost as much as
+/// the call.
 pub(super) async fn write(lane: Arc<Lane>, mut stream: quinn::SendStream) {
+    let timer = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(timer);
+    let mut deadline = None;
     loop {
-        lane.written.notified().await;
-        tokio::task::yield_now().await;
+        tokio::select! {
+            biased;
+            () = lane.written.notified() => tokio::task::yield_now().await,
+            () = &mut timer, if deadline.is_some() => {}
+        }
+        let next = lane.expire(Instant::now());
+        if next != deadline {
+            deadline = next;
+            if let Some(at) = next {
+                // Deadlines that are close together are given up together.
+                timer.as_mut().reset((at + DEADLINE_GRAIN).into());
+            }
+        }
         while let Some(batch) = lane.take_batch() {
             lane.room.notify_waiters();
             if let Err(error) = stream.write_chunk(batch).await {

@@ -341,18 +341,13 @@ impl Caller for Connection {
         let call = lane
             .begin(method, &context, &body, shared.max_calls_per_lane())
             .await?;
-        let answer = match context.ends_at() {
-            None => call.answer().await,
-            Some(at) => tokio::time::timeout_at(at.into(), call.answer())
-                .await
-                .map_err(|_| out_of_time())?,
-        };
-        match answer {
+        match call.answer().await {
             Answer::Reply(body) => {
                 Ok(unpack(body, shared.options.max_message_bytes).map_err(Failure::Status)?)
             }
             Answer::Failure(failure) => Err(failure.into()),
             Answer::Lost(status) => Err(Failure::Status(status)),
+            Answer::Expired => Err(Failure::Status(out_of_time())),
         }
     }
 
