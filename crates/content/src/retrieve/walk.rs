@@ -548,3 +548,118 @@ fn size_hint(link: &Link) -> u32 {
         .unwrap_or(MAX_BLOCK_BYTES)
         .min(MAX_BLOCK_BYTES)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::core::id::ChunkId;
+
+    fn id(number: usize) -> DocumentId {
+        DocumentId::of(&number.to_le_bytes())
+    }
+
+    /// A directory of `count` files of `size` bytes each.
+    fn directory(count: usize, size: u64) -> Manifest {
+        let entries = (0..count)
+            .map(|number| DirectoryEntry {
+                name: format!("{number:06}"),
+                id: id(number),
+                size,
+            })
+            .collect();
+        Manifest::Directory {
+            size: size * count as u64,
+            entries,
+        }
+    }
+
+    /// A file of `count` chunks of one byte.
+    fn crumbs(count: usize) -> Manifest {
+        let chunk = ChunkRef {
+            id: ChunkId::of(b"c"),
+            size: 1,
+        };
+        Manifest::File {
+            size: count as u64,
+            chunks: vec![chunk; count],
+        }
+    }
+
+    fn walk(root: Manifest) -> Walk {
+        Walk::new(id(0), root, None, Need::Content)
+    }
+
+    /// What is wanted in one go.
+    fn step(walk: &mut Walk) -> Vec<Wanted> {
+        let mut batch = Vec::new();
+        walk.advance(&mut batch).unwrap();
+        walk.look_ahead(&mut batch);
+        batch
+    }
+
+    #[test]
+    fn given_a_directory_of_many_files_when_walked_then_only_so_many_manifests_are_wanted_ahead() {
+        let mut walk = walk(directory(50_000, 10));
+        assert_eq!(step(&mut walk).len(), MANIFESTS_AHEAD);
+        assert_eq!(step(&mut walk).len(), 0);
+        assert!(walk.nodes.len() <= MANIFESTS_AHEAD + 1);
+    }
+
+    #[test]
+    fn given_files_with_large_manifests_when_walked_then_their_links_bound_what_is_wanted_ahead() {
+        let half = MAX_LINKS as u64 / 2 * MIN_CHUNK_BYTES as u64;
+        let mut walk = walk(directory(1000, half));
+        let wanted = step(&mut walk).len();
+        assert!((4..=5).contains(&wanted), "{wanted} manifests");
+    }
+
+    #[test]
+    fn given_early_manifests_with_more_links_than_their_size_accounts_for_when_taken_then_they_are_not_kept()
+     {
+        let mut walk = walk(directory(1000, 60_000));
+        let wanted = step(&mut walk).len();
+        for number in 0..wanted as u64 {
+            walk.take_manifest(number, crumbs(60_000));
+        }
+        assert_eq!(walk.early.len(), 1, "only the one whose turn it is");
+        assert!(walk.links_ahead <= wanted);
+    }
+
+    #[test]
+    fn given_a_file_in_parts_when_walked_then_its_chunks_come_before_those_of_the_next_file() {
+        let mut walk = walk(directory(2, 4));
+        assert_eq!(step(&mut walk).len(), 2);
+        let parts = (10..12)
+            .map(|number| PartRef {
+                id: id(number),
+                size: 2,
+            })
+            .collect();
+        let tree = Manifest::Tree {
+            size: 4,
+            of: TreeOf::File,
+            parts,
+        };
+        // The second file is here before the first one's parts.
+        walk.take_manifest(1, crumbs(1));
+        walk.take_manifest(0, tree);
+        let wanted: Vec<_> = step(&mut walk).iter().map(|one| one.block).collect();
+        assert_eq!(wanted, [id(10).into(), id(11).into()]);
+        walk.take_manifest(2, crumbs(1));
+        walk.take_manifest(3, crumbs(1));
+        walk.pending.clear();
+        step(&mut walk);
+        let order: Vec<&str> = walk
+            .pending
+            .iter()
+            .map(|pending| match pending {
+                Pending::Chunk(..) => "chunk",
+                Pending::File(_) => "file",
+                Pending::Manifest { .. } => "manifest",
+            })
+            .collect();
+        assert_eq!(order, ["chunk", "chunk", "file", "chunk"]);
+    }
+}
