@@ -1,6 +1,6 @@
 //! Each policy on its own, tag filters, and who cannot be picked.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use warren_balance::{
     ConsistentHash, Endpoint, MAX_ENDPOINTS, MAX_FILTERS, NoEndpoint, Outcome, PickRequest, Policy,
@@ -107,6 +107,47 @@ fn given_weights_and_many_calls_in_flight_when_two_are_compared_then_shares_foll
 
     let heavy = calls.iter().filter(|call| *call.key() == 2).count();
     assert!((180..220).contains(&heavy), "{heavy}");
+}
+
+#[test]
+fn given_an_endpoint_that_owes_an_answer_when_it_stays_silent_then_it_is_avoided_before_it_answers()
+{
+    let mut balancer = balancer(plain(Policy::default()), (0..2).map(endpoint));
+    let start = Instant::now();
+    shares(&mut balancer, 100, start);
+    let to_first = PickRequest {
+        exclude: &[1],
+        ..PickRequest::default()
+    };
+    let silent = balancer.pick(start, &to_first).unwrap();
+
+    let later = start + 1_000 * MS;
+    let calls: Vec<_> = (0..20).map(|_| pick(&mut balancer, later)).collect();
+
+    assert_eq!(*silent.key(), 0);
+    assert!(calls.iter().all(|call| *call.key() == 1));
+}
+
+#[test]
+fn given_latencies_that_differ_by_little_when_compared_then_the_slowest_is_not_starved() {
+    let mut balancer = balancer(plain(Policy::default()), (0..3).map(endpoint));
+    let now = Instant::now();
+    for (key, micros) in [(0, 5_000), (1, 5_300), (2, 5_600)] {
+        let latency = Duration::from_micros(micros);
+        call(&mut balancer, 3, key, Outcome::Success, latency, now);
+    }
+
+    let counts = (0..3_000).fold([0; 3], |mut counts, _| {
+        let call = pick(&mut balancer, now);
+        counts[*call.key() as usize] += 1;
+        balancer.finished(call, Outcome::NotSent, MS, now);
+        counts
+    });
+
+    assert!(
+        counts.iter().all(|count| (850..1_150).contains(count)),
+        "{counts:?}"
+    );
 }
 
 #[test]
