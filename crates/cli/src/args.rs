@@ -166,6 +166,9 @@ pub(crate) struct InitArgs {
     /// Where the node keeps its documents
     #[arg(long, value_name = "DIR", default_value = "/var/lib/warren")]
     pub(crate) storage: PathBuf,
+    /// Encrypt the keys of node and CA with the first line of this file, which the node reads at each start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -178,6 +181,9 @@ pub(crate) struct JoinArgs {
     /// Where the node keeps its documents
     #[arg(long, value_name = "DIR", default_value = "/var/lib/warren")]
     pub(crate) storage: PathBuf,
+    /// Encrypt the key with the first line of this file, which the node reads at each start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -26,6 +26,8 @@ pub struct Template<'a> {
     pub roles: &'a [Role],
     /// The CA's folder, where this node signs for machines that join: for [`Role::Issuer`].
     pub issuer_dir: Option<&'a Path>,
+    /// What opens the node's key, and the CA's of `issuer_dir`, where they are encrypted.
+    pub passphrase_file: Option<&'a Path>,
     /// Discovery servers to join through.
     pub discovery_servers: &'a [&'a str],
     /// Data directory.
@@ -44,8 +46,14 @@ impl Template<'_> {
         );
         let roles: Vec<&str> = self.roles.iter().map(|role| role.as_str()).collect();
         let roles = roles.join(", ");
+        let opened_by = |key: &str| {
+            self.passphrase_file
+                .map_or_else(String::new, |file| format!("    {key}: {}\n", path(file)))
+        };
+        let passphrase = opened_by("tls_key_passphrase_file");
         let issuer = self.issuer_dir.map_or_else(String::new, |dir| {
-            format!("    issuer_dir: {}\n", path(dir))
+            let passphrase = opened_by("issuer_passphrase_file");
+            format!("    issuer_dir: {}\n{passphrase}", path(dir))
         });
         let comment = match self.roles.contains(&Role::Issuer) {
             true => {
@@ -98,7 +106,7 @@ network:
   security:
     tls_cert: {tls_cert}
     tls_key: {peer_key}
-    ca_cert: {ca_cert}
+{passphrase}    ca_cert: {ca_cert}
 {crl}{issuer}    admission: members
 
 roles: [{roles}]

@@ -3,7 +3,7 @@
 
 mod sources;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sources::Sources;
 use warren_config::{KEYS, Role, Template, docs_table, schema};
@@ -91,6 +91,7 @@ fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
             crl: None,
             roles,
             issuer_dir,
+            passphrase_file: issuer_dir.map(|_| Path::new("passphrase")),
             discovery_servers: &[],
             storage_path: Path::new("/srv/it's ${odd}: #1"),
         };
@@ -105,6 +106,10 @@ fn given_a_template_when_rendered_then_it_loads_without_a_warning() {
             settings.network.libp2p.peer_key,
             Path::new("/etc/warren/node.pem")
         );
+        let security = &settings.network.security;
+        let passphrase = issuer_dir.map(|_| PathBuf::from("/etc/warren/passphrase"));
+        assert_eq!(security.tls_key_passphrase_file, passphrase);
+        assert_eq!(security.issuer_passphrase_file, passphrase);
         assert!(settings.roles.iter().eq(roles), "{:?}", settings.roles);
         assert_eq!(settings.storage.path, Path::new("/srv/it's ${odd}: #1"));
     }
@@ -122,6 +127,7 @@ fn given_a_templates_commented_lines_when_uncommented_then_they_load_too() {
         crl: None,
         roles: &[Role::Storage],
         issuer_dir: None,
+        passphrase_file: None,
         discovery_servers: &[],
         storage_path: Path::new("/var/lib/warren"),
     };

@@ -1,6 +1,6 @@
 //! `warren init`: all that a first node needs, in one folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use warren_config::{Role, Template};
 use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder, NewCa};
 use warren_daemon::files::{self, FileError, Overwrite};
-use warren_daemon::random;
+use warren_daemon::{key_file, random};
 use warren_identity::{
     CA_VALIDITY, Capabilities, LeafRequest, NodeKey, OrganizationId, WildcardNames,
 };
@@ -39,12 +39,13 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     warren_config::check_node_id(&args.name)?;
     let dir = &args.dir;
     refuse_existing(dir, &[CONFIG, KEY, CERT])?;
+    let passphrase_file = absolute(args.passphrase_file.as_deref())?;
     let ca = CaFolder::create(
         &dir.join(CA),
         &NewCa {
             organization,
             validity: CA_VALIDITY,
-            passphrase_file: None,
+            passphrase_file: passphrase_file.as_deref(),
         },
     )?;
     let key = NodeKey::from_seed(random::bytes());
@@ -59,11 +60,12 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
         wildcards: WildcardNames::Refuse,
     })?;
     ca.sign_list()?;
-    files::write_whole(
+    key_file::write(
         &dir.join(KEY),
-        key.to_pem().as_bytes(),
+        &key.to_pem(),
         0o600,
         Overwrite::Refuse,
+        passphrase_file.as_deref(),
     )?;
     files::write_whole(
         &dir.join(CERT),
@@ -82,6 +84,7 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
         ca_cert: &Path::new(CA).join(CA_CERT),
         crl: Some(&Path::new(CA).join(CRL)),
         roles: &FIRST_ROLES,
+        passphrase_file: passphrase_file.as_deref(),
         issuer_dir: Some(Path::new(CA)),
         discovery_servers: &[],
         storage_path: &storage,
@@ -98,6 +101,14 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
             made.config, made.peer_id, made.config
         )
     })?)
+}
+
+/// The configuration names the file wherever the command was run.
+pub(super) fn absolute(passphrase_file: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
+    passphrase_file
+        .map(std::path::absolute)
+        .transpose()
+        .context("the passphrase file has no absolute path")
 }
 
 /// Nothing is written where one of the files is there already.

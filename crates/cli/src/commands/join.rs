@@ -6,13 +6,13 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 use warren_config::{Role, Template};
 use warren_daemon::files::{self, Overwrite};
-use warren_daemon::{material, random};
+use warren_daemon::{key_file, material, random};
 use warren_discovery::client::{Joined, TimeOuts, join};
 use warren_identity::NodeKey;
 use warren_identity::join::JoinToken;
 use zeroize::Zeroizing;
 
-use super::init::{CERT, CONFIG, KEY, refuse_existing};
+use super::init::{CERT, CONFIG, KEY, absolute, refuse_existing};
 use crate::args::{Global, JoinArgs};
 use crate::output::Format;
 
@@ -50,10 +50,12 @@ pub(crate) async fn run(
     refuse_existing(dir, &[CONFIG, CERT, CA_CERT])?;
     // The key is written first: a join that breaks off after the server has issued can be repeated with it.
     let key_path = dir.join(KEY);
+    let passphrase_file = absolute(args.passphrase_file.as_deref())?;
+    let passphrase_file = passphrase_file.as_deref();
     let key = if key_path.exists() {
-        material::read_key(&key_path, None)?
+        material::read_key(&key_path, passphrase_file)?
     } else {
-        make_key(&key_path)?
+        make_key(&key_path, passphrase_file)?
     };
     let host = rustix::system::uname()
         .nodename()
@@ -61,7 +63,7 @@ pub(crate) async fn run(
         .into_owned();
     let joined = join(&url, &token, &key, &host, TimeOuts::default()).await?;
     let roles = material::roles_allowed_by(&joined.accepted.member.capabilities);
-    let config = write(args, &joined, &roles)?;
+    let config = write(args, &joined, &roles, passphrase_file)?;
     let shown = Shown {
         organization: joined.response.organization.as_str().to_owned(),
         peer_id: key.peer_id().to_string(),
@@ -104,7 +106,12 @@ fn next(args: &JoinArgs, shown: &Shown, joined: &Joined) -> String {
 }
 
 /// Writes what the join brought and a configuration that uses it; gives the configuration's path.
-fn write(args: &JoinArgs, joined: &Joined, roles: &[Role]) -> anyhow::Result<PathBuf> {
+fn write(
+    args: &JoinArgs,
+    joined: &Joined,
+    roles: &[Role],
+    passphrase_file: Option<&Path>,
+) -> anyhow::Result<PathBuf> {
     let dir = &args.dir;
     files::write_whole(
         &dir.join(CERT),
@@ -144,6 +151,7 @@ fn write(args: &JoinArgs, joined: &Joined, roles: &[Role]) -> anyhow::Result<Pat
         ca_cert: Path::new(CA_CERT),
         crl: None,
         roles,
+        passphrase_file,
         issuer_dir: None,
         discovery_servers: &[args.url.trim_end_matches('/')],
         storage_path: &storage,
@@ -153,8 +161,14 @@ fn write(args: &JoinArgs, joined: &Joined, roles: &[Role]) -> anyhow::Result<Pat
     Ok(path)
 }
 
-fn make_key(path: &Path) -> anyhow::Result<NodeKey> {
+fn make_key(path: &Path, passphrase_file: Option<&Path>) -> anyhow::Result<NodeKey> {
     let key = NodeKey::from_seed(random::bytes());
-    files::write_whole(path, key.to_pem().as_bytes(), 0o600, Overwrite::Refuse)?;
+    key_file::write(
+        path,
+        &key.to_pem(),
+        0o600,
+        Overwrite::Refuse,
+        passphrase_file,
+    )?;
     Ok(key)
 }

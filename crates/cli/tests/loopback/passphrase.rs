@@ -178,3 +178,35 @@ fn given_a_ca_under_a_passphrase_when_it_signs_then_it_takes_the_passphrase_for_
     assert!(refused.contains("--passphrase-file"), "{refused}");
     assert!(out.exists());
 }
+
+#[test]
+fn given_a_passphrase_file_when_a_first_node_is_set_up_then_both_keys_are_encrypted_and_it_checks()
+{
+    let folder = tempfile::tempdir().unwrap();
+    let file = passphrase_file(folder.path(), "passphrase", PASSPHRASE);
+    let (dir, storage) = (folder.path().join("etc"), folder.path().join("data"));
+
+    let made = warren([
+        "init",
+        "--org",
+        "org_acme_corp",
+        "--dir",
+        text(&dir),
+        "--storage",
+        text(&storage),
+        "--passphrase-file",
+        text(&file),
+        "--json",
+    ])
+    .json();
+
+    for key in ["node.pem", "ca/ca_key.pem"] {
+        let pem = std::fs::read_to_string(dir.join(key)).unwrap();
+        assert!(pem.contains("ENCRYPTED PRIVATE KEY"), "{key}");
+    }
+    let config = made["config"].as_str().unwrap();
+    warren(["check", "--config", config]).ok();
+    passphrase_file(folder.path(), "passphrase", "another one");
+    let refused = warren(["check", "--config", config]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+}
