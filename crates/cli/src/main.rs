@@ -51,7 +51,8 @@ fn misused(error: &clap::Error) -> ExitCode {
         error.exit();
     }
     let told = error.render().to_string();
-    let told = told.split("\n\nUsage:").next().unwrap_or_default();
+    // Usage and the way to the help follow, which are for people.
+    let told = told.split("\n\n").next().unwrap_or_default();
     let message = told.trim().trim_start_matches("error: ").to_owned();
     eprintln!("{}", Failure::new("usage", message).to_json());
     ExitCode::from(2)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,7 @@ use crate::discovery_parts::{self, RunningClient, RunningServer};
 use crate::files::{self, Overwrite};
 use crate::mesh_settings::{description, mesh_config, role_names};
 use crate::peers::{self, MeshPeers};
-use crate::trust_keeper::TrustKeeper;
+use crate::trust_keeper::{RenewalRequest, TrustKeeper};
 use crate::upkeep;
 use crate::{material, random};
 
@@ -148,7 +148,6 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let Ground {
             trust,
-            health,
             shutdown,
             tasks,
             ..
@@ -165,14 +164,7 @@ impl Node {
         .await?;
         let refresh = start_client(&settings, &ground, &mesh, record)?;
         let (settings_sender, settings_receiver) = watch::channel(Arc::new(settings.clone()));
-        let (renewals, asked) = tokio::sync::mpsc::channel(RENEWAL_REQUESTS);
-        let keeper = TrustKeeper::new(
-            trust.clone(),
-            settings_receiver.clone(),
-            health.component("certificate", Weight::Needed),
-            asked,
-        );
-        tasks.spawn(keeper.run(shutdown.clone()));
+        let renewals = start_keeper(&ground, settings_receiver.clone());
         let facts = facts(&start.loaded, content.bulk_address);
         let control = Arc::new(DaemonControl {
             files: start.files,
@@ -330,6 +322,18 @@ fn start_retriever(ground: &Ground, content: &Content, mesh: &Mesh) -> (MeshPeer
         tasks.spawn(peers::answer(store.clone(), queries, shutdown.clone()));
     }
     (mesh_peers, retriever)
+}
+
+/// Starts what keeps certificate, CA certificates and revocation lists current; gives what asks it for a renewal.
+fn start_keeper(
+    ground: &Ground,
+    settings: watch::Receiver<Arc<Settings>>,
+) -> mpsc::Sender<RenewalRequest> {
+    let (renewals, asked) = mpsc::channel(RENEWAL_REQUESTS);
+    let health = ground.health.component("certificate", Weight::Needed);
+    let keeper = TrustKeeper::new(ground.trust.clone(), settings, health, asked);
+    ground.tasks.spawn(keeper.run(ground.shutdown.clone()));
+    renewals
 }
 
 async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<Content> {
