@@ -206,12 +206,9 @@ impl DaemonControl {
             .create(grant, UnixMillis::from_secs(now_s))
             .await
             .map_err(not_granted)?;
-        let expires_at = i64::try_from(expires_at_unix_s)
-            .ok()
-            .and_then(|second| jiff::Timestamp::from_second(second).ok());
         Ok(Grant {
             token: token.to_text().to_string(),
-            expires_at: expires_at.map(|time| time.to_string()).unwrap_or_default(),
+            expires_at: UnixMillis::from_secs(expires_at_unix_s).rfc3339(),
         })
     }
 }

@@ -17,7 +17,7 @@ use warren_discovery::server::{
     BootstrapAccess, ClientAuth, DiscoveryServer, Issuer, LedgerError, LedgerStore, Seed,
     ServerConfig,
 };
-use warren_discovery::wire::PeerEntry;
+use warren_discovery::wire::{MAX_ADDRESSES, PeerEntry};
 use warren_identity::join::JoinError;
 use warren_identity::tls::Guest;
 use warren_identity::{
@@ -247,7 +247,7 @@ pub(crate) async fn keep_record(
             .await
             .iter()
             .map(ToString::to_string)
-            .take(32)
+            .take(MAX_ADDRESSES)
             .collect();
         if addresses != last {
             match sign_record(&trust, &description, addresses.clone()) {

@@ -11,7 +11,8 @@ use warren_daemon::ca_folder::{CaFolder, NewCa, SignedList};
 use warren_daemon::files::{self, Overwrite};
 use warren_daemon::material::read_key;
 use warren_identity::{
-    Capabilities, Csr, LeafRequest, LeafRevocation, OrganizationId, PeerId, WildcardNames,
+    Capabilities, Csr, LeafRequest, LeafRevocation, OrganizationId, PeerId, UnixMillis,
+    WildcardNames,
 };
 
 use crate::args::{AuthorityArgs, CaCommand, Global, IssueArgs, RevokeArgs, TokenArgs};
@@ -301,9 +302,6 @@ fn list(dir: &Path, format: Format) -> anyhow::Result<()> {
     let ledger = CaFolder::new(dir, None).ledger()?;
     Ok(format.print(&ledger, |ledger| {
         let rows = ledger.issued().iter().map(|leaf| {
-            let until = i64::try_from(leaf.not_after_unix_s)
-                .ok()
-                .and_then(|second| jiff::Timestamp::from_second(second).ok());
             let revoked =
                 ledger.is_peer_revoked(&leaf.peer_id) || ledger.is_leaf_revoked(&leaf.serial);
             let state = if revoked { "revoked" } else { "" };
@@ -311,7 +309,7 @@ fn list(dir: &Path, format: Format) -> anyhow::Result<()> {
                 leaf.peer_id.to_string(),
                 leaf.name.clone(),
                 leaf.serial.clone(),
-                until.map(|until| until.to_string()).unwrap_or_default(),
+                UnixMillis::from_secs(leaf.not_after_unix_s).rfc3339(),
                 state.to_owned(),
             ]
         });

@@ -7,7 +7,7 @@ use serde::Serialize;
 use warren_daemon::files::{self, Overwrite};
 use warren_daemon::material::read_key;
 use warren_daemon::{key_file, random};
-use warren_identity::{CertificateFacts, Csr, Leaf, NodeKey, UnixTime};
+use warren_identity::{CertificateFacts, Csr, Leaf, NodeKey, UnixMillis, UnixTime};
 
 use crate::args::KeygenArgs;
 use crate::output::{Format, print_line};
@@ -158,11 +158,7 @@ impl Shown {
 }
 
 fn rfc3339(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(seconds).map_or_else(
-        |_| "beyond the calendar".to_owned(),
-        |time| time.to_string(),
-    )
+    UnixMillis::from_secs(time.as_secs()).rfc3339()
 }
 
 pub(crate) fn show_certificate(path: &Path, format: Format) -> anyhow::Result<()> {
