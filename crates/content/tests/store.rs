@@ -173,6 +173,25 @@ async fn given_many_documents_when_listed_then_pages_are_newest_first_and_stable
 }
 
 #[tokio::test]
+async fn given_few_lookups_when_asked_whether_a_document_is_whole_then_what_takes_more_counts_as_not()
+ {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let receipt = store
+        .put(&noise("whole", 20 << 20)[..], titled("whole"), &key())
+        .await
+        .unwrap();
+    let blocks = usize::try_from(receipt.chunk_count).unwrap() + 1;
+
+    let mut enough = blocks + 5;
+    assert!(store.is_whole(receipt.document, &mut enough).unwrap());
+    assert_eq!(enough, 5);
+    let mut few = blocks - 1;
+    assert!(!store.is_whole(receipt.document, &mut few).unwrap());
+    assert_eq!(few, 0);
+}
+
+#[tokio::test]
 async fn given_a_rare_tag_when_listed_then_pages_are_full_and_hold_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());

@@ -99,11 +99,27 @@ impl Ingest {
     /// Ingests one file from `next`, which gives its pieces and then `None`.
     pub(super) fn file(
         &mut self,
+        next: impl FnMut() -> Result<Option<Bytes>, PutError>,
+    ) -> Result<IngestedFile, PutError> {
+        let mut in_flight = VecDeque::new();
+        let result = self.cut(next, &mut in_flight);
+        // After a failure: a helper that goes on would pin the blocks of a put that is over.
+        for started in in_flight {
+            if let InFlight::Helper(helper) = started {
+                // Its outcome changes nothing any more.
+                let _ = self.tools.runtime.block_on(helper);
+            }
+        }
+        result
+    }
+
+    fn cut(
+        &mut self,
         mut next: impl FnMut() -> Result<Option<Bytes>, PutError>,
+        in_flight: &mut VecDeque<InFlight>,
     ) -> Result<IngestedFile, PutError> {
         let mut chunker = Chunker::new();
         let mut builder = FileBuilder::new();
-        let mut in_flight = VecDeque::new();
         loop {
             let piece = next()?;
             match &piece {
@@ -112,7 +128,7 @@ impl Ingest {
             }
             while let Some(chunk) = chunker.next_chunk() {
                 if in_flight.len() >= CHUNKS_IN_FLIGHT {
-                    self.settle_oldest(&mut in_flight, &mut builder)?;
+                    self.settle_oldest(in_flight, &mut builder)?;
                 }
                 let started = self.start(chunk)?;
                 in_flight.push_back(started);
@@ -122,7 +138,7 @@ impl Ingest {
             }
         }
         while !in_flight.is_empty() {
-            self.settle_oldest(&mut in_flight, &mut builder)?;
+            self.settle_oldest(in_flight, &mut builder)?;
         }
         self.finish_file(builder)
     }

@@ -115,6 +115,28 @@ impl Store {
     /// # Errors
     /// [`ReadError`]; a damaged block is no error but missing.
     pub fn missing_blocks(&self, id: DocumentId, limit: usize) -> Result<Vec<BlockId>, ReadError> {
+        let mut lookups = usize::MAX;
+        let missing = self.find_missing(id, limit, &mut lookups)?;
+        Ok(missing.unwrap_or_default())
+    }
+
+    /// Whether all blocks of the document are here. Looks at no more than `lookups` of them and takes those from it; what
+    /// cannot be told within that counts as not whole.
+    ///
+    /// # Errors
+    /// [`ReadError`]; a damaged block is no error but missing.
+    pub fn is_whole(&self, id: DocumentId, lookups: &mut usize) -> Result<bool, ReadError> {
+        let missing = self.find_missing(id, 1, lookups)?;
+        Ok(missing.is_some_and(|missing| missing.is_empty()))
+    }
+
+    /// `None` where `lookups` did not suffice.
+    fn find_missing(
+        &self,
+        id: DocumentId,
+        limit: usize,
+        lookups: &mut usize,
+    ) -> Result<Option<Vec<BlockId>>, ReadError> {
         let mut missing = Vec::new();
         let mut seen = BTreeSet::new();
         let mut open = VecDeque::from([Link {
@@ -125,6 +147,10 @@ impl Store {
         while let Some(link) = open.pop_front() {
             if missing.len() >= limit {
                 break;
+            }
+            match lookups.checked_sub(1) {
+                Some(left) => *lookups = left,
+                None => return Ok(None),
             }
             match link.id {
                 // A chunk that is here is looked up at each of its places rather than remembered: there may be millions.
@@ -152,7 +178,7 @@ impl Store {
                 },
             }
         }
-        Ok(missing)
+        Ok(Some(missing))
     }
 
     /// Listed documents, newest first, at most `limit` and never more than 1,000.
