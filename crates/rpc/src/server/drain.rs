@@ -61,6 +61,12 @@ impl Server {
         self.in_flight()
     }
 
+    /// Closes everything at once: calls in flight are cut, and their callers do not know whether they ran.
+    pub fn kill(&self) {
+        self.0.phase.send_replace(Phase::Stopped);
+        self.0.endpoint.close(STOPPED, b"stopped");
+    }
+
     /// Drains: [`Server::stop_accepting`], [`Server::wait_for_in_flight`] for as long as the options say, then closes
     /// every connection. A dropped future leaves the server draining; call it again.
     pub async fn shutdown(&self) -> DrainReport {
@@ -76,8 +82,7 @@ impl Server {
         {
             tracing::debug!("closing connections that clients left open");
         }
-        self.0.phase.send_replace(Phase::Stopped);
-        self.0.endpoint.close(STOPPED, b"stopped");
+        self.kill();
         self.0.endpoint.wait_idle().await;
         let took = begun.elapsed();
         tracing::info!(cut, ?took, "shutdown complete");
