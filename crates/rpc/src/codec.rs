@@ -1,4 +1,4 @@
-//! How user types become bytes: [`Postcard`] for serde types.
+//! How user types become bytes: [`Postcard`] for serde types, [`Prost`] for protobuf's.
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -54,5 +54,27 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Postcard {
                 ),
             )),
         }
+    }
+}
+
+/// Protocol buffers, for types that `prost-build` writes from a `.proto` or that derive `prost::Message`: what gRPC
+/// clients speak, and types that change by the rules of protobuf.
+#[derive(Clone, Copy, Debug)]
+pub struct Prost;
+
+impl<T: prost::Message + Default> Codec<T> for Prost {
+    fn encode(message: &T) -> Result<Bytes, Status> {
+        Ok(Bytes::from(message.encode_to_vec()))
+    }
+
+    fn decode(bytes: Bytes) -> Result<T, Status> {
+        T::decode(bytes).map_err(|error| {
+            Status::new(
+                Code::InvalidArgument,
+                format!(
+                    "the message cannot be decoded: {error}; do both sides have the same `.proto`?"
+                ),
+            )
+        })
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::context::Context;
 use crate::descriptor::{Kind, Method, ServiceDescriptor};
-use crate::status::Status;
+use crate::status::{Code, Status};
 use crate::streaming::{Incoming, Outgoing};
 
 /// A boxed future, as handlers are once their types are forgotten.
@@ -33,6 +33,37 @@ pub enum Failure {
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
         Self::Status(status)
+    }
+}
+
+impl From<Failure> for Status {
+    /// What is left of a failure where the service's own error is not known: its code and its text.
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Application { status, .. } | Failure::Status(status) => status,
+        }
+    }
+}
+
+/// An error of a service's own, as its methods return it: one line, `impl ApplicationError for MyError {}`, makes any
+/// error one that the service's codec can carry. Callers that know the type get it whole; others, gRPC's among them, get
+/// its code and its text.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the error of a service's method yet",
+    note = "write `impl warren_rpc::ApplicationError for {Self} {{}}`; it must be a `std::error::Error` that the \
+            service's codec can carry"
+)]
+pub trait ApplicationError: std::error::Error {
+    /// What kind of failure it is, for callers that do not know the type and for metrics.
+    fn code(&self) -> Code {
+        Code::Unknown
+    }
+}
+
+impl<E: ApplicationError> From<E> for Status {
+    /// So that `?` takes a service's own errors where a method fails with [`Status`]: in what streams yield.
+    fn from(error: E) -> Self {
+        Self::new(error.code(), error.to_string())
     }
 }
 

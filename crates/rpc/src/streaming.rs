@@ -5,22 +5,30 @@ use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::Bytes;
-use futures::Stream;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::codec::Codec;
+use crate::service::Failure;
 use crate::status::{Code, Status};
 
 /// Messages a handler may be ahead of the network.
 pub(crate) const OUTGOING_MESSAGES: usize = 32;
 
 /// Messages from the other side, as bytes. Reading slowly slows the sender down; dropping it tells the sender to stop.
-pub struct Incoming(BoxStream<'static, Result<Bytes, Status>>);
+pub struct Incoming(BoxStream<'static, Result<Bytes, Failure>>);
 
 impl Incoming {
     /// Messages out of any stream.
     pub fn new(messages: impl Stream<Item = Result<Bytes, Status>> + Send + 'static) -> Self {
+        Self(Box::pin(messages.map_err(Failure::Status)))
+    }
+
+    /// What a server answers: its last item may be the service's own error, which [`Incoming::response`] gives whole.
+    pub fn responses(
+        messages: impl Stream<Item = Result<Bytes, Failure>> + Send + 'static,
+    ) -> Self {
         Self(Box::pin(messages))
     }
 
@@ -29,14 +37,25 @@ impl Incoming {
     /// # Errors
     /// [`Code::InvalidArgument`] when there is none, or what ended the stream.
     pub async fn only(mut self) -> Result<Bytes, Status> {
-        futures::StreamExt::next(&mut self.0)
-            .await
-            .unwrap_or_else(|| {
-                Err(Status::new(
-                    Code::InvalidArgument,
-                    "the caller sent no request message",
-                ))
-            })
+        self.next().await.unwrap_or_else(|| {
+            Err(Status::new(
+                Code::InvalidArgument,
+                "the caller sent no request message",
+            ))
+        })
+    }
+
+    /// The one response of a method that takes a stream.
+    ///
+    /// # Errors
+    /// [`Failure`], or [`Code::Internal`] when the server ended the call without an answer.
+    pub async fn response(mut self) -> Result<Bytes, Failure> {
+        self.0.next().await.unwrap_or_else(|| {
+            Err(Failure::Status(Status::new(
+                Code::Internal,
+                "the server ended the call without a response",
+            )))
+        })
     }
 }
 
@@ -44,7 +63,8 @@ impl Stream for Incoming {
     type Item = Result<Bytes, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(task)
+        let next = ready!(self.0.as_mut().poll_next(task));
+        Poll::Ready(next.map(|message| message.map_err(Status::from)))
     }
 }
 
@@ -82,16 +102,20 @@ impl<T> Streaming<T> {
     /// The messages of `incoming`, decoded with `C`.
     #[must_use]
     pub fn new<C: Codec<T>>(messages: Incoming) -> Self {
+        Self::with(messages, C::decode)
+    }
+
+    pub(crate) fn with(messages: Incoming, decode: fn(Bytes) -> Result<T, Status>) -> Self {
         Self {
             messages,
-            decode: C::decode,
+            decode,
             item: PhantomData,
         }
     }
 
     /// The next message; `None` when the other side ended well. Cancellation safe.
     pub async fn message(&mut self) -> Option<Result<T, Status>> {
-        futures::StreamExt::next(self).await
+        self.next().await
     }
 }
 

@@ -55,6 +55,7 @@ const HOUSE: &[Room] = &[
     room("warren-mesh", Layer::Foundation, Kind::Mixed),
     room("warren-discovery", Layer::Foundation, Kind::Mixed),
     room("warren-content", Layer::Knowledge, Kind::Mixed),
+    room("warren-rpc-macros", Layer::Call, Kind::Pure),
     room("warren-rpc", Layer::Call, Kind::Mixed),
     room("warren-api", Layer::Top, Kind::Mixed),
     room("warren-daemon", Layer::Top, Kind::Mixed),
@@ -62,6 +63,7 @@ const HOUSE: &[Room] = &[
     room("warren-lab", Layer::Tool, Kind::Mixed),
     room("warren-sim", Layer::Tool, Kind::Shell),
     room("warren-fuzz", Layer::Tool, Kind::Shell),
+    room("warren-example-calculator", Layer::Tool, Kind::Shell),
     room("xtask", Layer::Tool, Kind::Shell),
 ];
 

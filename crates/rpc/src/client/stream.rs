@@ -69,7 +69,7 @@ pub(super) async fn begin(
         _sender: AbortOnDrop(sender.abort_handle()),
         _counted: counted,
     };
-    Ok(Incoming::new(futures::stream::unfold(
+    Ok(Incoming::responses(futures::stream::unfold(
         state,
         |mut state| async move {
             let item = state.next().await?;
@@ -188,7 +188,7 @@ struct Responses {
 }
 
 impl Responses {
-    async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+    async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         if self.ended {
             return None;
         }
@@ -200,14 +200,14 @@ impl Responses {
                 .unwrap_or_else(|_| Err(out_of_time())),
         };
         let item = match part {
-            Ok(Some(Part::Message(body))) => unpack(body, self.limit),
+            Ok(Some(Part::Message(body))) => unpack(body, self.limit).map_err(Failure::Status),
             Ok(Some(Part::End)) => {
                 self.ended = true;
                 return None;
             }
-            Ok(Some(Part::Failure(failure))) => Err(failure.status),
-            Ok(None) => Err(half_a_message()),
-            Err(status) => Err(status),
+            Ok(Some(Part::Failure(failure))) => Err(failure.into()),
+            Ok(None) => Err(half_a_message().into()),
+            Err(status) => Err(status.into()),
         };
         self.ended = item.is_err();
         Some(item)
