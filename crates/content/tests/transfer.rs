@@ -5,7 +5,7 @@ mod transfer_support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -20,7 +20,7 @@ use transfer_support::{
 use warren_content::core::wire::{MAX_FRAME, MAX_HAVE_DOCUMENTS, Request, Response};
 use warren_content::transfer::bulk::{BulkDialer, BulkListener};
 use warren_content::transfer::{
-    BlockClient, CallError, ConnectError, Outcome, TransferLimits, TransferMetrics,
+    BlockClient, CallError, ConnectError, FarEnd, Outcome, TransferLimits, TransferMetrics,
 };
 use warren_content::{BlockId, ChunkId, DocumentId, MAX_BLOCK_BYTES};
 use warren_identity::{
@@ -105,6 +105,37 @@ async fn given_a_server_that_stops_in_a_block_when_waited_for_then_the_client_en
             .encode()
             .contains(r#"ended_total{side="client",reason="stalled"} 1"#)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn given_a_peer_that_is_no_member_any_more_when_asked_then_every_question_is_answered_as_lost()
+ {
+    let (near, _far) = tokio::io::duplex(1024);
+    let ended = Arc::new(AtomicBool::new(false));
+    let far_end = FarEnd {
+        peer: peer(1),
+        membership: Arc::new(Expiring(ended.clone())),
+    };
+    let limits = TransferLimits {
+        membership_interval: Duration::from_secs(3600),
+        ..TransferLimits::default()
+    };
+    let metrics = TransferMetrics::register(&Metrics::new());
+    let client = BlockClient::start(near, far_end, limits, metrics);
+    let (replies, mut arrivals) = mpsc::channel(500);
+    // The first look at the membership is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ended.store(true, Ordering::Relaxed);
+    for ticket in 0..500 {
+        client.get(chunk(b"x"), 1, ticket, &replies).unwrap();
+    }
+    for _ in 0..500 {
+        let arrival = timeout(Duration::from_secs(5), arrivals.recv()).await;
+        assert!(matches!(
+            arrival.expect("it is told").unwrap().outcome,
+            Outcome::Lost
+        ));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -712,16 +743,16 @@ async fn given_a_live_session_when_the_provider_is_revoked_then_the_reader_compl
 async fn given_a_leaf_that_ends_when_its_time_comes_then_the_live_session_ends() {
     let organization = Organization::new("org_acme_corp", 1);
     let served = Served::new(Node::new(1), &organization.trust(1)).await;
-    let clock = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clock = Arc::new(AtomicBool::new(false));
     let watched = Expiring(clock.clone());
     let (near, far) = tokio::io::duplex(1024);
     let server = served.node.server.clone();
-    let far_end = warren_content::transfer::FarEnd {
+    let far_end = FarEnd {
         peer: peer(5),
         membership: Arc::new(watched),
     };
     let serving = tokio::spawn(async move { server.serve(far, far_end).await });
-    clock.store(true, std::sync::atomic::Ordering::Relaxed);
+    clock.store(true, Ordering::Relaxed);
     timeout(Duration::from_secs(10), serving)
         .await
         .expect("it ends")
@@ -730,11 +761,11 @@ async fn given_a_leaf_that_ends_when_its_time_comes_then_the_live_session_ends()
 }
 
 /// A member until told otherwise.
-struct Expiring(Arc<std::sync::atomic::AtomicBool>);
+struct Expiring(Arc<AtomicBool>);
 
 impl warren_content::transfer::Membership for Expiring {
     fn check(&self) -> Result<(), warren_content::transfer::MembershipEnded> {
-        match self.0.load(std::sync::atomic::Ordering::Relaxed) {
+        match self.0.load(Ordering::Relaxed) {
             false => Ok(()),
             true => Err(warren_content::transfer::MembershipEnded {
                 reason: "expired".to_owned(),

@@ -449,15 +449,21 @@ impl Driver {
             if commands.recv_many(&mut batch, WRITE_BATCH).await == 0 {
                 return EndReason::Dropped;
             }
+            // All of them before anything that waits or fails: whoever asked is told when the connection ends.
+            let requests: Vec<Request> = batch
+                .drain(..)
+                .map(|command| {
+                    next_request = next_request.wrapping_add(1);
+                    self.register(next_request, command)
+                })
+                .collect();
             if let Err(ended) = self.far_end.membership.check() {
                 return EndReason::NotAMember(ended);
             }
             if self.pending().len() > MAX_PENDING {
                 return EndReason::Stalled;
             }
-            for command in batch.drain(..) {
-                next_request = next_request.wrapping_add(1);
-                let request = self.register(next_request, command);
+            for request in requests {
                 if let Err(end) = writer.message(|out| request.encode(out)).await {
                     return end;
                 }
