@@ -198,6 +198,21 @@ impl<M: Membership> Simulation<M> {
         self.nodes[node.index()].machine.as_ref()
     }
 
+    /// Does something with a node's machine, if it runs.
+    pub fn with_node<T>(
+        &mut self,
+        index: NodeIndex,
+        act: impl FnOnce(&mut M, Instant) -> T,
+    ) -> Option<T> {
+        let now = self.local_now(index);
+        let result = self.nodes[index.index()]
+            .machine
+            .as_mut()
+            .map(|machine| act(machine, now));
+        self.settle(index);
+        result
+    }
+
     /// Every notice so far, in order.
     #[must_use]
     pub fn records(&self) -> &[Record] {
@@ -304,11 +319,7 @@ impl<M: Membership> Simulation<M> {
 
     /// The node says good-bye; it keeps running until it is crashed.
     pub fn leave(&mut self, index: NodeIndex) {
-        let now = self.local_now(index);
-        if let Some(machine) = &mut self.nodes[index.index()].machine {
-            machine.leave(now);
-        }
-        self.settle(index);
+        self.with_node(index, Membership::leave);
     }
 
     /// Stalls a node from `after` on, for `lasts`.

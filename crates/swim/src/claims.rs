@@ -49,9 +49,6 @@ impl<A: Attestor> Swim<A> {
         }
         if known.is_some_and(|member| member.incarnation() >= signed.incarnation) {
             self.counters.stale += 1;
-            let most = self.most_sendings();
-            self.queue
-                .heard(Topic::Statement(name), signed.incarnation, most);
             return None;
         }
         if self.is_expelled(name, now) {
@@ -145,9 +142,6 @@ impl<A: Attestor> Swim<A> {
     fn hear_of_ourselves(&mut self, signed: &Signed, now: Instant) {
         if signed.incarnation < self.me.incarnation || *signed == *self.me {
             self.counters.stale += 1;
-            let most = self.most_sendings();
-            self.queue
-                .heard(Topic::Statement(self.name), signed.incarnation, most);
             return;
         }
         if signed.subject != self.me.subject {
@@ -191,7 +185,12 @@ impl<A: Attestor> Swim<A> {
             self.counters.unknown_subject += 1;
             return;
         }
-        if claim.incarnation < member.incarnation() || !member.state.is_live() {
+        if claim.incarnation < member.incarnation() {
+            self.counters.stale += 1;
+            self.corrections.push(claim.subject);
+            return;
+        }
+        if !member.state.is_live() {
             self.counters.stale += 1;
             return;
         }
@@ -366,11 +365,10 @@ impl<A: Attestor> Swim<A> {
     }
 
     fn queue_update(&mut self, claim: Claim) {
-        let (subject, incarnation) = (claim.subject, claim.incarnation);
+        let subject = claim.subject;
         let mut writer = Writer::with_capacity(64);
         Update::Claim(claim).write(&mut writer);
-        self.queue
-            .push(Topic::Claim(subject), incarnation, writer.finish());
+        self.queue.push(Topic::Claim(subject), writer.finish());
     }
 
     /// What we hold against a member.

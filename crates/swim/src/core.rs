@@ -22,6 +22,8 @@ use crate::wire::{DecodeError, Message, Packet, PacketKind, Update, Writer, writ
 
 /// Between two refusals of a protocol version, whoever they are for.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
+/// Stale claims of one packet that are answered.
+const MOST_CORRECTIONS: usize = 4;
 
 /// Membership of one node. See the [crate] for the protocol.
 ///
@@ -57,6 +59,8 @@ pub struct Swim<A> {
     next_refusal: Instant,
     /// Members whose leaf was refused, until when.
     expelled: BTreeMap<Fingerprint, Instant>,
+    /// Members about which the packet at hand knew less than we do.
+    pub(crate) corrections: Vec<Fingerprint>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
     pub(crate) counters: Counters,
@@ -109,6 +113,7 @@ impl<A: Attestor> Swim<A> {
             next_gossip: None,
             next_refusal: now,
             expelled: BTreeMap::new(),
+            corrections: Vec::new(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -292,13 +297,57 @@ impl<A: Attestor> Swim<A> {
                 member: from,
                 theirs,
             }),
-            PacketKind::Ping(number) => self.reply(from, packet.version, PacketKind::Ack(number)),
+            PacketKind::Ping(number) => {
+                self.reply(from, packet.version, PacketKind::Ack(number));
+                self.meet(from, sender, now);
+            }
             PacketKind::PingRequest(number, target) => {
                 self.handle_ping_request(sender, number, target, now);
             }
             PacketKind::Ack(number) => self.handle_ack(sender, number, now),
             PacketKind::Nack(number) => self.handle_nack(sender, number, now),
         }
+        self.send_corrections(sender);
+    }
+
+    /// Shows a sender of stale claims what made them stale, at once: a member that missed a good-bye or a refutation
+    /// does not wait for the next sync.
+    fn send_corrections(&mut self, to: Fingerprint) {
+        let mut subjects = std::mem::take(&mut self.corrections);
+        if subjects.is_empty() || self.table.get(to).is_none() {
+            return;
+        }
+        subjects.truncate(MOST_CORRECTIONS);
+        let statements = subjects
+            .iter()
+            .filter_map(|subject| self.table.get(*subject));
+        let statements: Vec<_> = statements
+            .map(|member| Arc::clone(&member.statement))
+            .collect();
+        for statement in statements {
+            let mut writer = Writer::with_capacity(self.config.packet_bytes);
+            PacketKind::Gossip.start(self.version_for(to), &mut writer);
+            write_statement(&mut writer, &statement);
+            if let Some(to) = self.destination(to) {
+                self.transmit(to, Transport::Datagram, writer.finish());
+            }
+        }
+    }
+
+    /// Where a member in the table is reached.
+    pub(crate) fn destination(&self, name: Fingerprint) -> Option<Destination> {
+        self.table.get(name).map(|member| Destination::Member {
+            id: member.id,
+            address: member.statement.address,
+        })
+    }
+
+    /// The highest protocol version that a member and we speak.
+    pub(crate) fn version_for(&self, name: Fingerprint) -> u8 {
+        let theirs = self.table.get(name).map(|member| member.statement.protocol);
+        let common = theirs.and_then(|theirs| self.config.protocol.common(theirs));
+        // Members without a common version are not in the table.
+        common.unwrap_or(self.config.protocol.max)
     }
 
     /// A whole message of a stream came in the session of `from`.
@@ -459,7 +508,7 @@ impl<A: Attestor> Swim<A> {
         let mut writer = Writer::with_capacity(signed.as_bytes().len() + 3);
         write_statement(&mut writer, signed);
         let topic = Topic::Statement(signed.fingerprint());
-        self.queue.push(topic, signed.incarnation, writer.finish());
+        self.queue.push(topic, writer.finish());
         self.schedule_gossip(now);
     }
 
@@ -494,17 +543,10 @@ impl<A: Attestor> Swim<A> {
 
     /// Sends a datagram to a member, with the claim about it first and then what fits.
     pub(crate) fn send(&mut self, target: Fingerprint, kind: PacketKind) {
-        let Some(member) = self.table.get(target) else {
-            return;
-        };
-        let to = Destination::Member {
-            id: member.id,
-            address: member.statement.address,
-        };
-        let common = self.config.protocol.common(member.statement.protocol);
-        // Members without a common version are not in the table.
-        let version = common.unwrap_or(self.config.protocol.max);
-        self.transmit_packet(to, version, kind, Some(target));
+        if let Some(to) = self.destination(target) {
+            let version = self.version_for(target);
+            self.transmit_packet(to, version, kind, Some(target));
+        }
     }
 
     fn reply(&mut self, to: MemberId, version: u8, kind: PacketKind) {

@@ -17,9 +17,7 @@ pub(crate) enum Topic {
 #[derive(Debug)]
 struct Item {
     bytes: Box<[u8]>,
-    incarnation: u64,
-    /// Half sendings: a sending counts two, hearing it from others one.
-    halves: u32,
+    sendings: u32,
     order: u64,
 }
 
@@ -44,7 +42,7 @@ impl Queue {
     }
 
     /// Adds news. A statement voids the claims about its subject.
-    pub(crate) fn push(&mut self, topic: Topic, incarnation: u64, bytes: Vec<u8>) {
+    pub(crate) fn push(&mut self, topic: Topic, bytes: Vec<u8>) {
         if let Topic::Statement(subject) = topic {
             self.remove(Topic::Claim(subject));
         }
@@ -56,8 +54,7 @@ impl Queue {
             topic,
             Item {
                 bytes: bytes.into(),
-                incarnation,
-                halves: 0,
+                sendings: 0,
                 order,
             },
         );
@@ -71,18 +68,7 @@ impl Queue {
     pub(crate) fn remove(&mut self, topic: Topic) {
         if let Some(item) = self.items.remove(&topic) {
             self.by_urgency
-                .remove(&(item.halves, Reverse(item.order), topic));
-        }
-    }
-
-    /// Somebody else sent us what we are about to send.
-    pub(crate) fn heard(&mut self, topic: Topic, incarnation: u64, most_sendings: u32) {
-        if self
-            .items
-            .get(&topic)
-            .is_some_and(|item| item.incarnation == incarnation)
-        {
-            self.count(topic, 1, most_sendings);
+                .remove(&(item.sendings, Reverse(item.order), topic));
         }
     }
 
@@ -106,23 +92,23 @@ impl Queue {
             }
         }
         for topic in &sent {
-            self.count(*topic, 2, most_sendings);
+            self.count(*topic, most_sendings);
         }
         !sent.is_empty()
     }
 
-    fn count(&mut self, topic: Topic, halves: u32, most_sendings: u32) {
+    fn count(&mut self, topic: Topic, most_sendings: u32) {
         let Some(item) = self.items.get_mut(&topic) else {
             return;
         };
         self.by_urgency
-            .remove(&(item.halves, Reverse(item.order), topic));
-        item.halves += halves;
-        if item.halves >= most_sendings * 2 {
+            .remove(&(item.sendings, Reverse(item.order), topic));
+        item.sendings += 1;
+        if item.sendings >= most_sendings {
             self.items.remove(&topic);
         } else {
             self.by_urgency
-                .insert((item.halves, Reverse(item.order), topic));
+                .insert((item.sendings, Reverse(item.order), topic));
         }
     }
 }
@@ -144,7 +130,7 @@ mod tests {
     #[test]
     fn given_news_when_sent_often_enough_then_they_are_dropped() {
         let mut queue = Queue::default();
-        queue.push(statement(1), 1, vec![1]);
+        queue.push(statement(1), vec![1]);
 
         assert_eq!(filled(&mut queue, 10, 2), [1]);
         assert_eq!(filled(&mut queue, 10, 2), [1]);
@@ -155,9 +141,9 @@ mod tests {
     #[test]
     fn given_more_news_than_room_when_sent_then_the_least_sent_goes_first() {
         let mut queue = Queue::default();
-        queue.push(statement(1), 1, vec![1; 6]);
+        queue.push(statement(1), vec![1; 6]);
         assert_eq!(filled(&mut queue, 10, 9), [1; 6]);
-        queue.push(statement(2), 1, vec![2; 6]);
+        queue.push(statement(2), vec![2; 6]);
 
         assert_eq!(filled(&mut queue, 10, 9), [2; 6]);
     }
@@ -165,35 +151,21 @@ mod tests {
     #[test]
     fn given_a_newer_statement_when_pushed_then_the_claim_it_voids_is_gone() {
         let mut queue = Queue::default();
-        queue.push(Topic::Claim(Fingerprint(1)), 1, vec![7]);
+        queue.push(Topic::Claim(Fingerprint(1)), vec![7]);
 
-        queue.push(statement(1), 2, vec![1]);
+        queue.push(statement(1), vec![1]);
 
         assert_eq!(filled(&mut queue, 10, 9), [1]);
     }
 
     #[test]
-    fn given_what_others_send_too_when_heard_then_it_ends_sooner() {
-        let mut queue = Queue::default();
-        queue.push(statement(1), 5, vec![1]);
-
-        queue.heard(statement(1), 4, 2);
-        for _ in 0..4 {
-            assert!(!queue.is_empty());
-            queue.heard(statement(1), 5, 2);
-        }
-
-        assert!(queue.is_empty());
-    }
-
-    #[test]
     fn given_a_full_queue_when_pushed_then_what_was_sent_most_loses() {
         let mut queue = Queue::default();
-        queue.push(statement(0), 1, vec![0]);
+        queue.push(statement(0), vec![0]);
         filled(&mut queue, 10, 9);
 
         for number in 1..=limits::QUEUE_ITEMS as u64 {
-            queue.push(statement(number), 1, vec![0]);
+            queue.push(statement(number), vec![0]);
         }
 
         assert!(!queue.contains(statement(0)));

@@ -48,10 +48,11 @@
 //! * **Local health.** A score that rises when we miss acks and nacks that others should have sent, when we must
 //!   refute, and when we notice that we were not run; it falls with each ack. Period and time-out are multiplied with
 //!   score + 1.
-//! * **Nacks.** A helper that gets no answer says so, which shows that *we* are not the problem.
+//! * **Nacks.** A helper that gets no answer to two pings says so, which shows that *we* are not the problem.
 //! * **Dynamic suspicion.** The clock starts at [`Config::suspicion_max_factor`] times the minimum and falls with the
 //!   logarithm of the confirmations to the minimum.
-//! * **Buddy.** Whatever is sent to a suspect or failed member begins with the claim about it, so it can refute.
+//! * **Buddy.** Whatever is sent to a suspect or failed member begins with the claim about it, so it can refute;
+//!   whoever begins to suspect tells it at once.
 //!
 //! # Cut detection
 //!
@@ -74,8 +75,8 @@
 //! # Dissemination
 //!
 //! News ride on pings and acks, and on gossip packets to [`Config::gossip_fanout`] random members each
-//! [`Config::gossip_interval`] while there are any. Each is sent ⌈λ·log₁₀(n+1)⌉ times; hearing it from others counts as half a
-//! sending. The queue holds [`limits::QUEUE_ITEMS`] items, one statement and one claim per subject; the loser is what
+//! [`Config::gossip_interval`] while there are any. Each is sent ⌈λ·log₁₀(n+1)⌉ times.
+//! A claim about an older incarnation than we know is answered with the statement that made it stale. The queue holds [`limits::QUEUE_ITEMS`] items, one statement and one claim per subject; the loser is what
 //! was sent most often. A datagram has at most [`limits::PACKET_BYTES`].
 //!
 //! # Anti-entropy
@@ -89,8 +90,8 @@
 //!
 //! A failure learned this way is not believed: it is told to its subject, which refutes if it lives. So halves of a
 //! healed partition do not fail each other. Failed members and seeds are tried again every
-//! [`Config::reconnect_interval`], so a partition heals without a restart. A sync that brought something is followed by another soon,
-//! with somebody else; what came in bulk is not gossiped again.
+//! [`Config::reconnect_interval`], so a partition heals without a restart. A sync that brought something is followed by several others soon,
+//! with somebody else each; what came in bulk is not gossiped again.
 //!
 //! # Protocol versions
 //!
@@ -104,6 +105,7 @@
 //! node's key is its name: a restart comes with a higher incarnation and replaces the old life at once, at any
 //! address. A *different* key at the address of a failed member takes the address over: the old one is not tried there
 //! again. A process that starts below its last incarnation is shown its own last statement, and goes above it.
+//! A node that forgot all others in a restart asks strangers that ping it to sync.
 //! At most [`Config::max_members`] are held; when full, the oldest tombstone goes, and without one the newcomer is
 //! refused.
 

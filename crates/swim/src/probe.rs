@@ -1,6 +1,6 @@
 //! Pings: whom we ping next, whom we ask to ping for us, and pings for others (SWIM §4.1, §4.3; Lifeguard §IV-A).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
@@ -31,7 +31,14 @@ struct Relay {
     requester: Fingerprint,
     number: u32,
     target: Fingerprint,
-    nack_at: Instant,
+    next: RelayStep,
+}
+
+/// What a relay does when its time comes. One lost packet is no evidence, so it pings twice before it says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RelayStep {
+    PingAgain,
+    Nack,
 }
 
 #[derive(Debug)]
@@ -43,8 +50,10 @@ pub(crate) struct Prober {
     /// When the next period begins; `None` after we left.
     next: Option<Instant>,
     next_number: u32,
-    /// By the number of our ping. Numbers ascend and time-outs are equal, so the first is due first.
+    /// By the number of our ping.
     relays: BTreeMap<u32, Relay>,
+    /// When each of them does its next step.
+    relay_steps: BTreeSet<(Instant, u32)>,
 }
 
 impl Prober {
@@ -57,6 +66,7 @@ impl Prober {
             // Far from wrapping: two pings a second reach the top in 34 years.
             next_number: number >> 1,
             relays: BTreeMap::new(),
+            relay_steps: BTreeSet::new(),
         }
     }
 
@@ -72,15 +82,14 @@ impl Prober {
     }
 
     pub(crate) fn next_relay(&self) -> Option<Instant> {
-        self.relays
-            .first_key_value()
-            .map(|(_, relay)| relay.nack_at)
+        self.relay_steps.first().map(|(at, _)| *at)
     }
 
     /// Moves what is due by the time we were not run. Those who asked us to ping have given up.
     pub(crate) fn shift(&mut self, lost: Duration) {
         self.next = self.next.map(|at| at + lost);
         self.relays.clear();
+        self.relay_steps.clear();
         if let Some(probe) = &mut self.probe {
             probe.direct_until = probe.direct_until.map(|at| at + lost);
             probe.ends += lost;
@@ -190,6 +199,10 @@ impl<A: Attestor> Swim<A> {
             let mut observers = probe.nacks;
             observers.push(self.name);
             self.accuse(probe.target, &observers, None, now);
+            if self.config.buddy {
+                // The claim is in front of it: the subject learns of it sooner than gossip would bring it there.
+                self.send(probe.target, PacketKind::Gossip);
+            }
         }
     }
 
@@ -255,20 +268,40 @@ impl<A: Attestor> Swim<A> {
                 requester,
                 number,
                 target,
-                nack_at: now + self.config.nack_after,
+                next: RelayStep::PingAgain,
             },
         );
+        let again_at = now + self.config.nack_after / 2;
+        self.prober.relay_steps.insert((again_at, ours));
         self.send(target, PacketKind::Ping(ours));
     }
 
-    /// Tells requesters that their targets did not answer us either.
+    /// Pings again for requesters, then tells them that their targets did not answer us either.
     pub(crate) fn run_relays(&mut self, now: Instant) {
-        while let Some(entry) = self.prober.relays.first_entry()
-            && entry.get().nack_at <= now
+        while let Some((at, ours)) = self.prober.relay_steps.first().copied()
+            && at <= now
         {
-            let relay = entry.remove();
-            if self.config.nacks {
-                self.send(relay.requester, PacketKind::Nack(relay.number));
+            self.prober.relay_steps.remove(&(at, ours));
+            let Some(relay) = self.prober.relays.get_mut(&ours) else {
+                // Answered meanwhile.
+                continue;
+            };
+            let (requester, number, target) = (relay.requester, relay.number, relay.target);
+            match relay.next {
+                RelayStep::PingAgain => {
+                    relay.next = RelayStep::Nack;
+                    let nack_at = now + self.config.nack_after / 2;
+                    self.prober.relay_steps.insert((nack_at, ours));
+                    if self.config.nacks {
+                        self.send(target, PacketKind::Ping(ours));
+                    }
+                }
+                RelayStep::Nack => {
+                    self.prober.relays.remove(&ours);
+                    if self.config.nacks {
+                        self.send(requester, PacketKind::Nack(number));
+                    }
+                }
             }
         }
     }

@@ -28,6 +28,8 @@ const GOSSIP_AT_MOST: usize = 8;
 const SEEDS_AT_ONCE: usize = 3;
 /// One in so many reconnect attempts goes to a seed though others have failed or nobody has.
 const SEED_EVERY: u32 = 12;
+/// Eager syncs after one that brought something: a partner that lacks the same is no proof that nothing is missing.
+const EAGER_ROUNDS: u32 = 10;
 /// An eager sync is delayed by at most 2 to this power.
 const MOST_DOUBLINGS: u32 = 6;
 
@@ -35,6 +37,10 @@ const MOST_DOUBLINGS: u32 = 6;
 pub(crate) struct SyncState {
     pub(crate) next: Instant,
     pub(crate) next_reconnect: Instant,
+    /// When a stranger that knows us is next asked who it is.
+    next_meeting: Instant,
+    /// Until then syncs are eager whether they bring something or not.
+    eager_until: Instant,
     /// Eager syncs since one that brought something.
     fruitless: u32,
     /// Bytes we may still answer with.
@@ -47,6 +53,8 @@ impl SyncState {
         Self {
             next: now + config.sync_interval.mul_f64(random.random()),
             next_reconnect: now + config.reconnect_interval.mul_f64(random.random()),
+            next_meeting: now,
+            eager_until: now,
             fruitless: 0,
             budget: config.sync_bytes_per_s,
             budget_at: now,
@@ -87,6 +95,10 @@ impl<A: Attestor> Swim<A> {
                 self.sync_soon(now);
             } else if let [partner] = self.table.sample(&mut self.random, 1, |_| true)[..] {
                 self.open_sync(partner);
+                if now < self.sync.eager_until {
+                    let pause = self.jittered(self.config.sync_eager_interval);
+                    self.sync.due(now + pause);
+                }
             }
         }
         if self.sync.next_reconnect <= now {
@@ -132,6 +144,16 @@ impl<A: Attestor> Swim<A> {
         }
     }
 
+    /// Somebody whom we do not know counts us as a member: from before we started again, it seems.
+    pub(crate) fn meet(&mut self, from: MemberId, sender: Fingerprint, now: Instant) {
+        let is_due = now >= self.sync.next_meeting && !self.has_left;
+        if is_due && self.table.get(sender).is_none() && !self.is_expelled(sender, now) {
+            self.sync.next_meeting = now + self.config.sync_eager_interval;
+            let open = self.open_message().encode(self.config.protocol.max);
+            self.transmit(Destination::Session(from), Transport::Stream, open);
+        }
+    }
+
     fn open_message(&self) -> Message {
         Message::Open(Signed::clone(&self.me), Box::new(*self.table.hashes()))
     }
@@ -162,18 +184,8 @@ impl<A: Attestor> Swim<A> {
         self.send_bytes(to, message.encode(version));
     }
 
-    fn version_for(&self, to: Fingerprint) -> u8 {
-        let theirs = self.table.get(to).map(|member| member.statement.protocol);
-        let common = theirs.and_then(|theirs| self.config.protocol.common(theirs));
-        common.unwrap_or(self.config.protocol.max)
-    }
-
     fn send_bytes(&mut self, to: Fingerprint, bytes: Vec<u8>) {
-        if let Some(member) = self.table.get(to) {
-            let to = Destination::Member {
-                id: member.id,
-                address: member.statement.address,
-            };
+        if let Some(to) = self.destination(to) {
             self.transmit(to, Transport::Stream, bytes);
         }
     }
@@ -355,7 +367,7 @@ impl<A: Attestor> Swim<A> {
 
     /// Somebody holds a member failed that we hold alive. Not believed: the member itself is to answer.
     fn tell_subject(&mut self, subject: Fingerprint) {
-        let Some(member) = self.table.get(subject) else {
+        let (Some(member), Some(to)) = (self.table.get(subject), self.destination(subject)) else {
             return;
         };
         let claim = Claim {
@@ -363,10 +375,6 @@ impl<A: Attestor> Swim<A> {
             subject,
             incarnation: member.incarnation(),
             observers: Vec::new(),
-        };
-        let to = Destination::Member {
-            id: member.id,
-            address: member.statement.address,
         };
         let mut writer = Writer::with_capacity(64);
         PacketKind::Gossip.start(self.version_for(subject), &mut writer);
@@ -438,6 +446,7 @@ impl<A: Attestor> Swim<A> {
             }
         }
         self.sync.fruitless = 0;
+        self.sync.eager_until = now + self.config.sync_eager_interval * EAGER_ROUNDS;
         self.sync_soon(now);
         self.schedule_gossip(now);
     }
