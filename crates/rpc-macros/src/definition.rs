@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use proc_macro2::{Ident, Span, TokenStream};
+use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned;
 use syn::{
     Attribute, Error, FnArg, GenericArgument, ItemTrait, Pat, PatType, PathArguments, PathSegment,
     ReturnType, Signature, TraitItem, TraitItemFn, Type, TypeParamBound,
@@ -84,7 +84,7 @@ impl Service {
                 TraitItem::Fn(method) => methods.extend(problems.note(Method::read(&name, method))),
                 other => {
                     let message = "a service has methods only";
-                    problems.note::<()>(Err(Error::new(other.span(), message)));
+                    problems.note::<()>(Err(Error::new_spanned(other, message)));
                 }
             }
         }
@@ -106,7 +106,7 @@ fn check_trait(item: &ItemTrait) -> syn::Result<()> {
         return Err(Error::new(item.ident.span(), message));
     }
     if let Some(token) = &item.unsafety {
-        return Err(Error::new(token.span(), "a service cannot be unsafe"));
+        return Err(Error::new_spanned(token, "a service cannot be unsafe"));
     }
     Ok(())
 }
@@ -136,11 +136,11 @@ impl Method {
         let conditional = |attribute: &&Attribute| attribute.path().is_ident("cfg");
         if let Some(attribute) = attributes.iter().find(conditional) {
             let message = "a method cannot be conditional: both ends must know the same ones";
-            return Err(Error::new(attribute.span(), message));
+            return Err(Error::new_spanned(attribute, message));
         }
         if let Some(body) = &item.default {
             let message = "a method has no body here; write it where the service is implemented";
-            return Err(Error::new(body.span(), message));
+            return Err(Error::new_spanned(body, message));
         }
         check_signature(&signature)?;
         let (context, request) = arguments(&signature)?;
@@ -165,7 +165,7 @@ fn check_signature(signature: &Signature) -> syn::Result<()> {
     let name = &signature.ident;
     if signature.asyncness.is_none() {
         let message = format!("`{name}` must be an `async fn`");
-        return Err(Error::new(signature.fn_token.span(), message));
+        return Err(Error::new_spanned(signature.fn_token, message));
     }
     if !signature.generics.params.is_empty() || signature.generics.where_clause.is_some() {
         let message = format!("`{name}` cannot be generic: its messages are fixed on the wire");
@@ -186,11 +186,11 @@ fn check_signature(signature: &Signature) -> syn::Result<()> {
             && receiver.colon_token.is_none()
     });
     if !by_reference {
-        let span = signature
-            .receiver()
-            .map_or_else(|| name.span(), Spanned::span);
         let message = format!("`{name}` must take `&self` first: calls run side by side");
-        return Err(Error::new(span, message));
+        return Err(match signature.receiver() {
+            Some(receiver) => Error::new_spanned(receiver, message),
+            None => Error::new_spanned(name, message),
+        });
     }
     Ok(())
 }
@@ -209,9 +209,11 @@ fn arguments(signature: &Signature) -> syn::Result<(&PatType, &PatType)> {
     let is_context =
         |argument: &&PatType| last_segment(&argument.ty).is_some_and(|it| it.ident == "Context");
     let Some(context) = context.filter(is_context) else {
-        let span = context.map_or_else(|| name.span(), Spanned::span);
         let message = format!("`{name}` must take the context after `&self`: `ctx: Context`");
-        return Err(Error::new(span, message));
+        return Err(match context {
+            Some(other) => Error::new_spanned(other, message),
+            None => Error::new_spanned(name, message),
+        });
     };
     let Some(request) = arguments.next() else {
         let message =
@@ -222,7 +224,7 @@ fn arguments(signature: &Signature) -> syn::Result<(&PatType, &PatType)> {
         let message = format!(
             "`{name}` takes more than one request; put what it needs into one struct, so that fields can be added"
         );
-        return Err(Error::new(second.span(), message));
+        return Err(Error::new_spanned(second, message));
     }
     Ok((context, request))
 }
@@ -231,20 +233,20 @@ impl Takes {
     fn read(argument: &PatType) -> syn::Result<Self> {
         let ty = &*argument.ty;
         match ty {
-            Type::ImplTrait(_) => Err(Error::new(
-                ty.span(),
+            Type::ImplTrait(_) => Err(Error::new_spanned(
+                ty,
                 "a request has one type; a stream of them is `Streaming<…>`",
             )),
-            Type::Reference(_) => Err(Error::new(
-                ty.span(),
+            Type::Reference(_) => Err(Error::new_spanned(
+                ty,
                 "a request is owned: it comes from another machine",
             )),
             _ => match last_segment(ty).filter(|segment| segment.ident == "Streaming") {
                 None => Ok(Self::One(ty.clone())),
                 Some(segment) => match &types_of(segment)[..] {
                     [item] => Ok(Self::Stream((*item).clone())),
-                    _ => Err(Error::new(
-                        ty.span(),
+                    _ => Err(Error::new_spanned(
+                        ty,
                         "say what it streams: `Streaming<Message>`",
                     )),
                 },
@@ -255,33 +257,33 @@ impl Takes {
 
 impl Gives {
     fn read(signature: &Signature) -> syn::Result<Self> {
-        let unsupported = |span: Span| {
+        let unsupported = |place: &dyn ToTokens| {
             let message = format!(
                 "`{}` must return `Result<Response, Error>` or `impl Stream<Item = Result<Response, Status>>`",
                 signature.ident
             );
-            Error::new(span, message)
+            Error::new_spanned(place, message)
         };
         let ReturnType::Type(_, ty) = &signature.output else {
-            return Err(unsupported(signature.ident.span()));
+            return Err(unsupported(&signature.ident));
         };
         if let Type::ImplTrait(promise) = &**ty {
             let item = promise.bounds.iter().find_map(stream_item);
-            let item = item.ok_or_else(|| unsupported(ty.span()))?;
-            let (response, error) = result_of(item).ok_or_else(|| unsupported(item.span()))?;
+            let item = item.ok_or_else(|| unsupported(ty))?;
+            let (response, error) = result_of(item).ok_or_else(|| unsupported(item))?;
             if !is_status(error) {
                 let message = "what a stream yields fails with `Status`";
-                return Err(Error::new(error.span(), message));
+                return Err(Error::new_spanned(error, message));
             }
             return Ok(Self::Stream {
                 item: response.clone(),
             });
         }
-        let (response, error) = result_of(ty).ok_or_else(|| unsupported(ty.span()))?;
+        let (response, error) = result_of(ty).ok_or_else(|| unsupported(ty))?;
         if let Type::ImplTrait(_) = response {
             let message = "a method that streams returns `impl Stream<Item = Result<Response, Status>>`; \
                 a refusal is its first item";
-            return Err(Error::new(response.span(), message));
+            return Err(Error::new_spanned(response, message));
         }
         let error = if is_status(error) {
             ErrorType::Status

@@ -4,7 +4,8 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::{Attribute, ReturnType, Visibility};
+use syn::spanned::Spanned;
+use syn::{Attribute, ReturnType, Type, Visibility};
 
 use crate::definition::{ErrorType, Gives, Method, Service, Takes};
 use crate::options::Codec;
@@ -33,7 +34,7 @@ struct Names {
     handler: Ident,
     /// What a client calls through, as a parameter.
     caller: Ident,
-    codec: TokenStream,
+    codec: Ident,
 }
 
 impl Names {
@@ -54,10 +55,24 @@ impl Names {
             handler: free("T"),
             caller: free("C"),
             codec: match service.codec {
-                Codec::Postcard => quote!(::warren_rpc::Postcard),
-                Codec::Prost => quote!(::warren_rpc::Prost),
+                Codec::Postcard => Ident::new("Postcard", Span::call_site()),
+                Codec::Prost => Ident::new("Prost", Span::call_site()),
             },
         }
+    }
+
+    /// The codec and a type of message, as arguments. Where the codec cannot carry it the compiler points at the type.
+    fn carried(&self, message: &Type) -> TokenStream {
+        let mut codec = self.codec.clone();
+        codec.set_span(message.span());
+        quote_spanned!(message.span()=> ::warren_rpc::#codec, #message)
+    }
+
+    /// A function of the library that carries one type of message.
+    fn carry(&self, function: &str, message: &Type) -> TokenStream {
+        let function = Ident::new(function, message.span());
+        let carried = self.carried(message);
+        quote_spanned!(message.span()=> ::warren_rpc::__private::#function::<#carried>)
     }
 }
 
@@ -302,12 +317,10 @@ fn call(service: &Service, method: &Method, names: &Names) -> TokenStream {
 }
 
 /// How the implementation's error becomes what the wire takes.
-fn to_failure(error: &ErrorType, codec: &TokenStream) -> TokenStream {
+fn to_failure(error: &ErrorType, names: &Names) -> TokenStream {
     match error {
         ErrorType::Status => quote!(::warren_rpc::Failure::Status),
-        ErrorType::Application(ty) => {
-            quote!(::warren_rpc::__private::failure::<#codec, #ty>)
-        }
+        ErrorType::Application(error) => names.carry("failure", error),
     }
 }
 
@@ -317,42 +330,44 @@ fn answer(service: &Service, method: &Method, names: &Names) -> TokenStream {
     else {
         return TokenStream::new();
     };
-    let codec = &names.codec;
     let call = call(service, method, names);
-    let to_failure = to_failure(error, codec);
+    let to_failure = to_failure(error, names);
+    let (decode, encode) = (
+        names.carry("decode", request),
+        names.carry("encode", response),
+    );
     quote! {
-        let request = ::warren_rpc::__private::decode::<#codec, #request>(request)?;
-        ::warren_rpc::__private::encode::<#codec, #response>(
-            ::core::result::Result::map_err(#call, #to_failure)?,
-        )
+        let request = #decode(request)?;
+        #encode(::core::result::Result::map_err(#call, #to_failure)?)
     }
 }
 
 /// A method of another kind at the server.
 fn converse(service: &Service, method: &Method, names: &Names) -> TokenStream {
-    let codec = &names.codec;
     let call = call(service, method, names);
     let request = match &method.takes {
-        Takes::One(request) => quote! {
-            ::warren_rpc::__private::only::<#codec, #request>(incoming).await?
-        },
-        Takes::Stream(item) => quote! {
-            ::warren_rpc::Streaming::<#item>::new::<#codec>(incoming)
-        },
+        Takes::One(request) => {
+            let only = names.carry("only", request);
+            quote!(#only(incoming).await?)
+        }
+        Takes::Stream(item) => {
+            let requests = names.carry("requests", item);
+            quote!(#requests(incoming))
+        }
     };
     let respond = match &method.gives {
         Gives::One { response, error } => {
-            let to_failure = to_failure(error, codec);
+            let to_failure = to_failure(error, names);
+            let encode = names.carry("encode", response);
             quote! {
-                let response = ::warren_rpc::__private::encode::<#codec, #response>(
-                    ::core::result::Result::map_err(#call, #to_failure)?,
-                )?;
+                let response = #encode(::core::result::Result::map_err(#call, #to_failure)?)?;
                 ::core::result::Result::Ok(outgoing.send(response).await?)
             }
         }
-        Gives::Stream { item } => quote! {
-            ::warren_rpc::__private::respond::<#codec, #item>(#call, outgoing).await
-        },
+        Gives::Stream { item } => {
+            let respond = names.carry("respond", item);
+            quote!(#respond(#call, outgoing).await)
+        }
     };
     quote! {
         let request = #request;
@@ -397,10 +412,7 @@ fn client_method(
     names: &Names,
 ) -> TokenStream {
     let Names {
-        codec,
-        descriptor,
-        caller,
-        ..
+        descriptor, caller, ..
     } = names;
     let (function, context, request) = (&method.signature.ident, &method.context, &method.request);
     let attributes = method.attributes.iter().filter(|it| is_carried_over(it));
@@ -413,35 +425,26 @@ fn client_method(
             (ty, stream)
         }
     };
+    let helper = |name: &str, response: &Type| {
+        let name = Ident::new(name, function.span());
+        let (sent, got) = (names.carried(item), names.carried(response));
+        quote!(::warren_rpc::__private::#name::<#sent, #got, #caller>)
+    };
     let method_of_wire = quote!(&#descriptor.methods[#index]);
     let (output, body) = match &method.gives {
         Gives::One { response, error } => {
-            let (output, from_failure) = client_error(response, error, codec);
-            let call = if method.is_unary() {
-                quote!(unary::<#codec, #item, #response, #caller>)
-            } else {
-                quote!(upload::<#codec, #item, #response, #caller>)
-            };
-            let body = quote! {
-                ::core::result::Result::map_err(
-                    ::warren_rpc::__private::#call(
-                        &self.caller, #method_of_wire, #context, #request,
-                    ).await,
-                    #from_failure,
-                )
-            };
+            let (output, from_failure) = client_error(response, error, names);
+            let call = helper(if method.is_unary() { "unary" } else { "upload" }, response);
+            let call = quote!(#call(&self.caller, #method_of_wire, #context, #request).await);
+            let body = quote!(::core::result::Result::map_err(#call, #from_failure));
             (output, body)
         }
         Gives::Stream { item: response } => {
             let call = match &method.takes {
-                Takes::One(_) => quote!(download::<#codec, #item, #response, #caller>),
-                Takes::Stream(_) => quote!(exchange::<#codec, #item, #response, #caller>),
+                Takes::One(_) => helper("download", response),
+                Takes::Stream(_) => helper("exchange", response),
             };
-            let body = quote! {
-                ::warren_rpc::__private::#call(
-                    &self.caller, #method_of_wire, #context, #request,
-                ).await
-            };
+            let body = quote!(#call(&self.caller, #method_of_wire, #context, #request).await);
             let streaming = quote!(::warren_rpc::Streaming<#response>);
             let output = quote!(::core::result::Result<#streaming, ::warren_rpc::Status>);
             (output, body)
@@ -461,19 +464,15 @@ fn client_method(
 }
 
 /// What a call with one response returns, and how a failure becomes its error.
-fn client_error(
-    response: &syn::Type,
-    error: &ErrorType,
-    codec: &TokenStream,
-) -> (TokenStream, TokenStream) {
+fn client_error(response: &Type, error: &ErrorType, names: &Names) -> (TokenStream, TokenStream) {
     match error {
         ErrorType::Status => (
             quote!(::core::result::Result<#response, ::warren_rpc::Status>),
             quote!(::core::convert::From::from),
         ),
-        ErrorType::Application(ty) => (
-            quote!(::core::result::Result<#response, ::warren_rpc::CallError<#ty>>),
-            quote!(::warren_rpc::__private::call_error::<#codec, #ty>),
+        ErrorType::Application(error) => (
+            quote!(::core::result::Result<#response, ::warren_rpc::CallError<#error>>),
+            names.carry("call_error", error),
         ),
     }
 }

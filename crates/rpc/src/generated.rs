@@ -54,6 +54,12 @@ pub async fn only<C: Codec<T>, T>(incoming: Incoming) -> Result<T, Failure> {
     decode::<C, T>(incoming.only().await?)
 }
 
+/// The requests of a method that takes many.
+#[must_use]
+pub fn requests<C: Codec<T>, T>(incoming: Incoming) -> Streaming<T> {
+    Streaming::new::<C>(incoming)
+}
+
 /// Sends what a handler yields, to its end or its first error.
 ///
 /// # Errors
@@ -86,7 +92,7 @@ pub fn no_such_method<T: Send + 'static>(
 ///
 /// # Errors
 /// The handler's or the machinery's.
-pub async fn unary<C: Codec<Q> + Codec<R>, Q, R, K: Caller>(
+pub async fn unary<C: Codec<Q>, Q, D: Codec<R>, R, K: Caller>(
     caller: &K,
     method: &'static Method,
     context: Context,
@@ -94,14 +100,14 @@ pub async fn unary<C: Codec<Q> + Codec<R>, Q, R, K: Caller>(
 ) -> Result<R, Failure> {
     let request = encode_request::<C, Q>(request)?;
     let response = caller.unary(method, context, request).await?;
-    Ok(decode_response::<C, R>(response)?)
+    Ok(decode_response::<D, R>(response)?)
 }
 
 /// A call with a stream of requests and one response.
 ///
 /// # Errors
 /// The handler's or the machinery's.
-pub async fn upload<C: Codec<Q> + Codec<R> + 'static, Q: 'static, R, K: Caller>(
+pub async fn upload<C: Codec<Q> + 'static, Q: 'static, D: Codec<R>, R, K: Caller>(
     caller: &K,
     method: &'static Method,
     context: Context,
@@ -109,14 +115,14 @@ pub async fn upload<C: Codec<Q> + Codec<R> + 'static, Q: 'static, R, K: Caller>(
 ) -> Result<R, Failure> {
     let requests = encode_requests::<C, Q>(requests);
     let responses = caller.streaming(method, context, requests).await?;
-    Ok(decode_response::<C, R>(responses.response().await?)?)
+    Ok(decode_response::<D, R>(responses.response().await?)?)
 }
 
 /// A call with one request and a stream of responses.
 ///
 /// # Errors
 /// The call could not be begun.
-pub async fn download<C: Codec<Q> + Codec<R>, Q, R, K: Caller>(
+pub async fn download<C: Codec<Q>, Q, D: Codec<R>, R, K: Caller>(
     caller: &K,
     method: &'static Method,
     context: Context,
@@ -125,14 +131,14 @@ pub async fn download<C: Codec<Q> + Codec<R>, Q, R, K: Caller>(
     let request = encode_request::<C, Q>(request)?;
     let requests = Incoming::new(futures::stream::once(std::future::ready(Ok(request))));
     let responses = caller.streaming(method, context, requests).await?;
-    Ok(Streaming::with(responses, decode_response::<C, R>))
+    Ok(Streaming::with(responses, decode_response::<D, R>))
 }
 
 /// A call with a stream each way.
 ///
 /// # Errors
 /// The call could not be begun.
-pub async fn exchange<C: Codec<Q> + Codec<R> + 'static, Q: 'static, R, K: Caller>(
+pub async fn exchange<C: Codec<Q> + 'static, Q: 'static, D: Codec<R>, R, K: Caller>(
     caller: &K,
     method: &'static Method,
     context: Context,
@@ -140,7 +146,7 @@ pub async fn exchange<C: Codec<Q> + Codec<R> + 'static, Q: 'static, R, K: Caller
 ) -> Result<Streaming<R>, Status> {
     let requests = encode_requests::<C, Q>(requests);
     let responses = caller.streaming(method, context, requests).await?;
-    Ok(Streaming::with(responses, decode_response::<C, R>))
+    Ok(Streaming::with(responses, decode_response::<D, R>))
 }
 
 /// A failure as the caller of a method with an error of its own sees it. One that does not decode, say of a newer

@@ -150,7 +150,7 @@ fn add(sum: i64, value: i64) -> Result<i64, CalculatorError> {
     sum.checked_add(value).ok_or(CalculatorError { sum, value })
 }
 
-/// A member's files, as `warren cert` writes them.
+/// A member's files, as `warren keygen` and `warren ca issue` write them.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Files {
     /// The member's certificate, PEM
