@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use warren_identity::Member;
 
+use crate::core::frame::Terms;
 use crate::core::metadata::{Metadata, MetadataError};
+use crate::descriptor::Method;
 use crate::status::{Code, Status};
 
 /// Milliseconds, for deadlines: `Context::deadline(ms(200))`.
@@ -19,6 +21,8 @@ pub const fn ms(milliseconds: u64) -> Duration {
 #[derive(Clone, Debug, Default)]
 pub struct Context {
     deadline: Option<Instant>,
+    /// At the server: what the caller said of the method.
+    idempotent: bool,
     /// Absent while there is nothing in it: most calls carry neither.
     baggage: Option<Arc<Baggage>>,
 }
@@ -94,15 +98,32 @@ impl Context {
         self.baggage.as_ref()?.caller.as_deref()
     }
 
-    /// The context a handler gets.
-    pub(crate) fn received(
-        deadline: Option<Instant>,
-        metadata: Metadata,
-        caller: Option<Arc<Member>>,
-    ) -> Self {
-        let baggage = (caller.is_some() || !metadata.is_empty())
-            .then(|| Arc::new(Baggage { metadata, caller }));
-        Self { deadline, baggage }
+    /// At the server: whether the caller says that carrying the call out twice is as good as once.
+    #[must_use]
+    pub const fn is_idempotent(&self) -> bool {
+        self.idempotent
+    }
+
+    /// The context a handler gets, of a call that was read at `now`.
+    pub(crate) fn received(terms: Terms<Metadata>, caller: Arc<Member>, now: Instant) -> Self {
+        let baggage = Baggage {
+            metadata: terms.metadata,
+            caller: Some(caller),
+        };
+        Self {
+            deadline: terms.timeout.and_then(|timeout| now.checked_add(timeout)),
+            idempotent: terms.idempotent,
+            baggage: Some(Arc::new(baggage)),
+        }
+    }
+
+    /// What a call of `method` says beside the request.
+    pub(crate) fn terms(&self, method: &Method, now: Instant) -> Terms<Option<&Metadata>> {
+        Terms {
+            timeout: self.remaining(now),
+            idempotent: method.idempotent,
+            metadata: self.all_metadata(),
+        }
     }
 
     /// Refuses a call whose time is over.

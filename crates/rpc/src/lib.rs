@@ -37,7 +37,7 @@ pub use self::pool::{Pool, PoolOptions, ServerStatus, Target};
 pub use self::server::{
     BuildError, DrainReport, Server, ServerBuilder, ServerOptions, SignalError,
 };
-pub use self::service::{ApplicationError, BoxFuture, Failure, Service};
+pub use self::service::{ApplicationError, BoxFuture, Failure, Fallback, Service};
 pub use self::status::{CallError, Code, Status};
 pub use self::streaming::{Incoming, Outgoing, Streaming};
 pub use self::tls::QuicConfigError;

@@ -92,18 +92,47 @@ pub trait Service: Send + Sync + 'static {
     ) -> BoxFuture<Result<(), Failure>>;
 }
 
-/// One method of a registered service.
+/// What takes the calls of methods that no registered service has: a director that passes them on.
+pub trait Fallback: Send + Sync + 'static {
+    /// Carries out a call that came on a lane: one request, one response. Dropped as [`Service::unary`].
+    fn unary(
+        &self,
+        path: &str,
+        context: Context,
+        request: Bytes,
+    ) -> BoxFuture<Result<Bytes, Failure>>;
+
+    /// Carries out a call that came on a stream of its own, of whatever kind. Dropped as [`Service::unary`].
+    fn streaming(
+        &self,
+        path: &str,
+        context: Context,
+        incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), Failure>>;
+}
+
+/// Where the calls of one path go.
 #[derive(Clone)]
-pub(crate) struct Route {
-    pub(crate) service: Arc<dyn Service>,
-    pub(crate) index: usize,
-    pub(crate) method: &'static Method,
+pub(crate) enum Route {
+    /// To a method of a registered service.
+    Method {
+        service: Arc<dyn Service>,
+        index: usize,
+        method: &'static Method,
+    },
+    /// To whoever takes the rest.
+    Fallback {
+        fallback: Arc<dyn Fallback>,
+        path: Arc<str>,
+    },
 }
 
 /// Every method a server has, by path.
 #[derive(Clone, Default)]
 pub(crate) struct Router {
     routes: BTreeMap<&'static str, Route>,
+    fallback: Option<Arc<dyn Fallback>>,
 }
 
 impl Router {
@@ -111,24 +140,71 @@ impl Router {
     pub(crate) fn register(&mut self, service: Arc<dyn Service>) {
         for (index, method) in service.descriptor().methods.iter().enumerate() {
             let service = Arc::clone(&service);
-            self.routes.insert(
-                &*method.path,
-                Route {
-                    service,
-                    index,
-                    method,
-                },
-            );
+            let route = Route::Method {
+                service,
+                index,
+                method,
+            };
+            self.routes.insert(&*method.path, route);
         }
     }
 
-    pub(crate) fn get(&self, path: &str) -> Option<&Route> {
-        self.routes.get(path)
+    /// Gives the calls of all other paths to `fallback`.
+    pub(crate) fn set_fallback(&mut self, fallback: Arc<dyn Fallback>) {
+        self.fallback = Some(fallback);
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<Route> {
+        let registered = self.routes.get(path).cloned();
+        registered.or_else(|| {
+            let fallback = Arc::clone(self.fallback.as_ref()?);
+            let path = path.into();
+            Some(Route::Fallback { fallback, path })
+        })
     }
 }
 
 impl Route {
+    /// Whether calls may come on a lane, as one request that has one response.
+    pub(crate) fn takes_lanes(&self) -> bool {
+        match self {
+            Self::Method { method, .. } => method.kind == Kind::Unary,
+            Self::Fallback { .. } => true,
+        }
+    }
+
+    /// Whether a call on a stream of its own has one request and one response all the same.
     pub(crate) fn is_unary(&self) -> bool {
-        self.method.kind == Kind::Unary
+        match self {
+            Self::Method { method, .. } => method.kind == Kind::Unary,
+            Self::Fallback { .. } => false,
+        }
+    }
+
+    pub(crate) fn unary(
+        &self,
+        context: Context,
+        request: Bytes,
+    ) -> BoxFuture<Result<Bytes, Failure>> {
+        match self {
+            Self::Method { service, index, .. } => service.unary(*index, context, request),
+            Self::Fallback { fallback, path } => fallback.unary(path, context, request),
+        }
+    }
+
+    pub(crate) fn streaming(
+        &self,
+        context: Context,
+        incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), Failure>> {
+        match self {
+            Self::Method { service, index, .. } => {
+                service.streaming(*index, context, incoming, outgoing)
+            }
+            Self::Fallback { fallback, path } => {
+                fallback.streaming(path, context, incoming, outgoing)
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use warren_identity::tls::ExpectedPeer;
 use warren_rpc::{
     BoxFuture, Caller, Client, ClientOptions, Code, Context, Failure, Incoming, Kind, Method,
-    Outgoing, ServerOptions, Service, ServiceDescriptor, Status, ms,
+    Outgoing, Server, ServerOptions, Service, ServiceDescriptor, Status, ms,
 };
 
 const METHODS: &[Method] = &[
@@ -348,4 +348,86 @@ async fn given_a_drain_then_calls_in_flight_are_answered_and_new_ones_refused() 
     parrot.go_on.notify_waiters();
     assert_eq!(call.await.unwrap().unwrap(), "in flight");
     assert_eq!(drain.await.unwrap().cut, 0);
+}
+
+/// Passes every call on to another server.
+struct Relay(warren_rpc::Connection);
+
+fn passed_on(path: &str, context: &Context, kind: Kind) -> Method {
+    Method {
+        path: Cow::Owned(path.to_owned()),
+        kind,
+        idempotent: context.is_idempotent(),
+        permission: None,
+    }
+}
+
+impl warren_rpc::Fallback for Relay {
+    fn unary(
+        &self,
+        path: &str,
+        context: Context,
+        request: Bytes,
+    ) -> BoxFuture<Result<Bytes, Failure>> {
+        let method = passed_on(path, &context, Kind::Unary);
+        let next = self.0.clone();
+        Box::pin(async move { next.unary(&method, context, request).await })
+    }
+
+    fn streaming(
+        &self,
+        path: &str,
+        context: Context,
+        incoming: Incoming,
+        outgoing: Outgoing,
+    ) -> BoxFuture<Result<(), Failure>> {
+        let method = passed_on(path, &context, Kind::Bidirectional);
+        let next = self.0.clone();
+        Box::pin(async move {
+            let mut responses = next.streaming(&method, context, incoming).await?;
+            while let Some(response) = responses.next().await {
+                outgoing.send(response?).await?;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test]
+async fn given_a_server_that_passes_calls_on_then_all_kinds_of_calls_go_through_it() {
+    let organization = Organization::new("org_test");
+    let (_worker, behind) = organization.serve(Parrot::default(), ServerOptions::default());
+    let relay = Server::builder()
+        .with_trust(organization.member(&["director"]))
+        .bind("127.0.0.1:0".parse().unwrap())
+        .unwrap();
+    relay.set_fallback(Relay(organization.connect(behind).await));
+    let address = relay.local_address().unwrap();
+    tokio::spawn(async move { relay.run().await });
+    let connection = organization.connect(address).await;
+
+    let small = connection
+        .unary(ECHO, Context::new(), Bytes::from_static(b"small"))
+        .await;
+    assert_eq!(small.unwrap(), "small");
+    let big = Bytes::from(vec![7; 300_000]);
+    let echoed = connection.unary(ECHO, Context::new(), big.clone()).await;
+    assert!(echoed.unwrap() == big);
+    let requests = Incoming::new(futures::stream::iter([Ok(Bytes::from_static(b"one"))]));
+    let responses = connection
+        .streaming(REPEAT, Context::new(), requests)
+        .await
+        .unwrap();
+    let responses: Vec<_> = responses.map(Result::unwrap).collect().await;
+    assert_eq!(responses, ["one"]);
+    let missing = status(
+        connection
+            .unary(
+                &method("no/such", Kind::Unary),
+                Context::new(),
+                Bytes::new(),
+            )
+            .await,
+    );
+    assert_eq!(missing.code(), Code::Unimplemented);
 }

@@ -181,9 +181,8 @@ impl State {
         let Some(id) = self.calls.begin(limit, context.ends_at()) else {
             return Err(Status::overloaded(Duration::from_millis(5)));
         };
-        let timeout = context.remaining(Instant::now());
-        let metadata = context.all_metadata();
-        put_call(&mut self.out, id, number, timeout, metadata, body);
+        let terms = context.terms(method, Instant::now());
+        put_call(&mut self.out, id, number, &terms, body);
         self.unsent.push(id);
         Ok(id)
     }

@@ -97,8 +97,11 @@ async fn open(
         .map_err(|reason| unreachable(&reason))?;
     let mut out = BytesMut::new();
     out.put_u8(CALL);
-    let timeout = context.remaining(Instant::now());
-    put_opening(&mut out, &method.path, timeout, context.all_metadata());
+    put_opening(
+        &mut out,
+        &method.path,
+        &context.terms(method, Instant::now()),
+    );
     let mut send = PartSender::new(send);
     send.send_bytes(out.freeze())
         .await

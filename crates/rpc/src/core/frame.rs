@@ -58,6 +58,52 @@ const GO_AWAY: u8 = 10;
 
 const COMPRESSED: u8 = 1;
 const HAS_METADATA: u8 = 2;
+const IDEMPOTENT: u8 = 4;
+
+/// What a caller says beside the request. `M` is [`Metadata`], borrowed where it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms<M> {
+    /// The time left to the caller, to the millisecond.
+    pub timeout: Option<Duration>,
+    /// Whether carrying the call out twice is as good as once: whoever passes it on may then try it again.
+    pub idempotent: bool,
+    /// What goes along.
+    pub metadata: M,
+}
+
+impl Terms<Option<&Metadata>> {
+    fn flags(&self) -> u8 {
+        let idempotent = if self.idempotent { IDEMPOTENT } else { 0 };
+        let has_metadata = self.metadata.map_or(0, |_| HAS_METADATA);
+        idempotent | has_metadata
+    }
+
+    fn put(&self, out: &mut BytesMut) {
+        out.put_u32_le(whole_milliseconds(self.timeout));
+        if let Some(metadata) = self.metadata {
+            put_metadata(out, metadata);
+        }
+    }
+}
+
+impl Terms<Metadata> {
+    fn take(flags: u8, payload: &mut Bytes) -> Option<Self> {
+        let timeout = match payload.try_get_u32_le().ok()? {
+            0 => None,
+            milliseconds => Some(Duration::from_millis(milliseconds.into())),
+        };
+        let metadata = if flags & HAS_METADATA == 0 {
+            Metadata::default()
+        } else {
+            take_metadata(payload)?
+        };
+        Some(Self {
+            timeout,
+            idempotent: flags & IDEMPOTENT != 0,
+            metadata,
+        })
+    }
+}
 
 /// A message and whether it is compressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,10 +154,8 @@ pub enum Frame {
         id: u32,
         /// A bound number.
         method: u16,
-        /// The time left to the caller, to the millisecond.
-        timeout: Option<Duration>,
         /// What goes along.
-        metadata: Metadata,
+        terms: Terms<Metadata>,
         /// The request.
         body: Body,
     },
@@ -149,19 +193,14 @@ pub fn put_call(
     out: &mut BytesMut,
     id: u32,
     method: u16,
-    timeout: Option<Duration>,
-    metadata: Option<&Metadata>,
+    terms: &Terms<Option<&Metadata>>,
     body: &Body,
 ) {
     put_frame(out, CALL_FRAME, |out| {
-        let has_metadata = metadata.map_or(0, |_| HAS_METADATA);
-        out.put_u8(body.flags() | has_metadata);
+        out.put_u8(body.flags() | terms.flags());
         out.put_u32_le(id);
         out.put_u16_le(method);
-        out.put_u32_le(whole_milliseconds(timeout));
-        if let Some(metadata) = metadata {
-            put_metadata(out, metadata);
-        }
+        terms.put(out);
         out.extend_from_slice(&body.bytes);
     });
 }
@@ -213,20 +252,11 @@ fn parse_call(mut payload: Bytes) -> Option<Frame> {
     let flags = payload.try_get_u8().ok()?;
     let id = payload.try_get_u32_le().ok()?;
     let method = payload.try_get_u16_le().ok()?;
-    let timeout = match payload.try_get_u32_le().ok()? {
-        0 => None,
-        milliseconds => Some(Duration::from_millis(milliseconds.into())),
-    };
-    let metadata = if flags & HAS_METADATA == 0 {
-        Metadata::default()
-    } else {
-        take_metadata(&mut payload)?
-    };
+    let terms = Terms::take(flags, &mut payload)?;
     Some(Frame::Call {
         id,
         method,
-        timeout,
-        metadata,
+        terms,
         body: Body {
             bytes: payload,
             compressed: flags & COMPRESSED != 0,
@@ -255,25 +285,15 @@ fn parse_failure(mut payload: Bytes) -> Option<Frame> {
 pub struct Opening {
     /// The method.
     pub path: Bytes,
-    /// The time left to the caller, to the millisecond.
-    pub timeout: Option<Duration>,
     /// What goes along.
-    pub metadata: Metadata,
+    pub terms: Terms<Metadata>,
 }
 
 /// Appends an [`Opening`].
-pub fn put_opening(
-    out: &mut BytesMut,
-    path: &str,
-    timeout: Option<Duration>,
-    metadata: Option<&Metadata>,
-) {
+pub fn put_opening(out: &mut BytesMut, path: &str, terms: &Terms<Option<&Metadata>>) {
     put_frame(out, OPENING, |out| {
-        out.put_u32_le(whole_milliseconds(timeout));
-        match metadata {
-            Some(metadata) => put_metadata(out, metadata),
-            None => out.put_u16_le(0),
-        }
+        out.put_u8(terms.flags());
+        terms.put(out);
         out.extend_from_slice(path.as_bytes());
     });
 }
@@ -287,19 +307,14 @@ impl Opening {
         if kind != OPENING {
             return Err(FrameError::Kind(kind));
         }
-        let mut take = || {
-            let timeout = match payload.try_get_u32_le().ok()? {
-                0 => None,
-                milliseconds => Some(Duration::from_millis(milliseconds.into())),
-            };
-            let metadata = take_metadata(&mut payload)?;
-            Some((timeout, metadata))
-        };
-        let (timeout, metadata) = take().ok_or(FrameError::Payload(kind))?;
+        let flags = payload.try_get_u8();
+        let terms = flags
+            .ok()
+            .and_then(|flags| Terms::take(flags, &mut payload));
+        let terms = terms.ok_or(FrameError::Payload(kind))?;
         Ok(Self {
             path: payload,
-            timeout,
-            metadata,
+            terms,
         })
     }
 }

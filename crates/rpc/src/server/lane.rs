@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::core::admission::Place;
 use crate::core::compress::{pack, unpack};
 use crate::core::frame::{
-    BIG_REPLY, Body, Frame, MAX_BOUND_METHODS, MAX_OVERHEAD_BYTES, MAX_PATH_BYTES, Part,
+    BIG_REPLY, Body, Frame, MAX_BOUND_METHODS, MAX_OVERHEAD_BYTES, MAX_PATH_BYTES, Part, Terms,
     WireFailure, put_failure, put_part, put_reply,
 };
 use crate::core::metadata::Metadata;
@@ -131,15 +131,14 @@ impl Lane {
             Frame::Call {
                 id,
                 method,
-                timeout,
-                metadata,
+                terms,
                 body,
             } => {
                 let method = usize::from(method);
                 if method >= self.bound.len() || self.running.contains_key(&id) {
                     return Err(FrameError::Payload(kind));
                 }
-                if let Err(status) = self.call(id, method, timeout, metadata, body) {
+                if let Err(status) = self.call(id, method, terms, body) {
                     self.fail(id, Failure::Status(status));
                 }
                 Ok(())
@@ -162,7 +161,7 @@ impl Lane {
         if !is_next || !(1..=MAX_PATH_BYTES).contains(&path.len()) {
             return Err(FrameError::Payload(kind));
         }
-        let route = self.peer.shared.router.load().get(path).cloned();
+        let route = self.peer.shared.router.load().get(path);
         self.bound.push(Bound {
             path: path.into(),
             route,
@@ -176,8 +175,7 @@ impl Lane {
         &mut self,
         id: u32,
         method: usize,
-        timeout: Option<Duration>,
-        metadata: Metadata,
+        terms: Terms<Metadata>,
         body: Body,
     ) -> Result<(), Status> {
         if self.peer.is_draining() {
@@ -185,7 +183,7 @@ impl Lane {
         }
         let bound = &mut self.bound[method];
         let route = bound.route_now(&self.peer)?;
-        if !route.is_unary() {
+        if !route.takes_lanes() {
             return Err(Status::new(
                 Code::Unimplemented,
                 format!(
@@ -205,9 +203,9 @@ impl Lane {
         let places = (on_server, on_connection);
         let request = unpack(body, self.peer.shared.options.max_message_bytes)?;
         let begun = Instant::now();
-        let deadline = timeout.and_then(|timeout| begun.checked_add(timeout));
-        let context = Context::received(deadline, metadata, Some(Arc::clone(&self.peer.member)));
-        let mut handler = route.service.unary(route.index, context, request);
+        let context = Context::received(terms, Arc::clone(&self.peer.member), begun);
+        let deadline = context.ends_at();
+        let mut handler = route.unary(context, request);
         if !bound.gets_task {
             let polled = poll_once(&mut handler);
             bound.gets_task = begun.elapsed() > LONG_POLL;
@@ -306,7 +304,7 @@ impl Bound {
     /// Where calls of this method go; a service that was registered since the binding is found.
     fn route_now(&mut self, peer: &Peer) -> Result<Route, Status> {
         if self.route.is_none() {
-            self.route = peer.shared.router.load().get(&self.path).cloned();
+            self.route = peer.shared.router.load().get(&self.path);
         }
         self.route.clone().ok_or_else(|| unknown_method(&self.path))
     }

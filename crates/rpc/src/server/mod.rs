@@ -23,7 +23,7 @@ use warren_identity::Trust;
 pub use self::builder::{BuildError, ServerBuilder};
 pub use self::drain::{DrainReport, SignalError};
 use crate::core::admission::Admission;
-use crate::service::{Router, Service};
+use crate::service::{Fallback, Router, Service};
 
 /// The close code of whoever met something that is no protocol of ours.
 pub(crate) const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
@@ -120,6 +120,16 @@ impl Server {
         self.0.router.rcu(|router| {
             let mut router = Router::clone(router);
             router.register(Arc::clone(&service));
+            router
+        });
+    }
+
+    /// Gives calls of methods that no registered service has to `fallback`.
+    pub fn set_fallback(&self, fallback: impl Fallback) {
+        let fallback: Arc<dyn Fallback> = Arc::new(fallback);
+        self.0.router.rcu(|router| {
+            let mut router = Router::clone(router);
+            router.set_fallback(Arc::clone(&fallback));
             router
         });
     }

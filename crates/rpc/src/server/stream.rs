@@ -51,15 +51,13 @@ async fn answer(
         .await
         .map_err(|_| Status::new(Code::DeadlineExceeded, "the call did not say what it wants"))??;
     let path = String::from_utf8_lossy(&opening.path);
-    let route = peer.shared.router.load().get(&path).cloned();
+    let route = peer.shared.router.load().get(&path);
     let route = route.ok_or_else(|| unknown_method(&path))?;
     let _on_connection = peer.enter()?;
     let _on_server = peer.shared.admission.enter().map_err(Status::overloaded)?;
-    let deadline = opening
-        .timeout
-        .and_then(|timeout| Instant::now().checked_add(timeout));
-    let member = Some(Arc::clone(&peer.member));
-    let context = Context::received(deadline, opening.metadata, member);
+    let member = Arc::clone(&peer.member);
+    let context = Context::received(opening.terms, member, Instant::now());
+    let deadline = context.ends_at();
     let incoming = requests(receive, reader, limit);
     if route.is_unary() {
         within(deadline, unary(peer, &route, context, incoming, sender)).await
@@ -92,7 +90,7 @@ async fn unary(
     sender: &mut PartSender,
 ) -> Result<(), Failure> {
     let request = incoming.only().await?;
-    let response = route.service.unary(route.index, context, request).await?;
+    let response = route.unary(context, request).await?;
     send(peer, sender, response).await
 }
 
@@ -104,9 +102,7 @@ async fn streaming(
     sender: &mut PartSender,
 ) -> Result<(), Failure> {
     let (outgoing, mut responses) = Outgoing::channel();
-    let mut handler = route
-        .service
-        .streaming(route.index, context, incoming, outgoing);
+    let mut handler = route.streaming(context, incoming, outgoing);
     let result = loop {
         tokio::select! {
             biased;
