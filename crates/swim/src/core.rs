@@ -183,7 +183,7 @@ impl<A: Attestor> Swim<A> {
         let mut tags = self.me.tags.clone();
         tags.set(key, value, self.me.incarnation + 1)?;
         self.restate(self.me.incarnation + 1, now, |statement| {
-            statement.tags = tags
+            statement.tags = tags;
         });
         Ok(())
     }
@@ -195,7 +195,7 @@ impl<A: Attestor> Swim<A> {
         let removed = !self.has_left && tags.remove(key);
         if removed {
             self.restate(self.me.incarnation + 1, now, |statement| {
-                statement.tags = tags
+                statement.tags = tags;
             });
         }
         removed
@@ -206,7 +206,7 @@ impl<A: Attestor> Swim<A> {
         self.observe(now);
         if !self.has_left && self.me.address != address {
             self.restate(self.me.incarnation + 1, now, |statement| {
-                statement.address = address
+                statement.address = address;
             });
         }
     }

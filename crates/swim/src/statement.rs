@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use warren_identity::NodeKey;
 
 use crate::config::limits;
 use crate::member::{Fingerprint, MemberId, id_of, key_of};
@@ -16,6 +20,31 @@ pub trait Attestor {
     fn sign(&self, bytes: &[u8]) -> Signature;
     /// Whether `signer` signed these bytes.
     fn verify(&self, signer: &MemberId, bytes: &[u8], signature: &Signature) -> bool;
+}
+
+/// The real one: Ed25519 with the node's key.
+impl Attestor for NodeKey {
+    fn sign(&self, bytes: &[u8]) -> Signature {
+        Self::sign(self, bytes)
+    }
+
+    fn verify(&self, signer: &MemberId, bytes: &[u8], signature: &Signature) -> bool {
+        key_of(signer).is_some_and(|key| {
+            UnparsedPublicKey::new(&ED25519, key)
+                .verify(bytes, signature)
+                .is_ok()
+        })
+    }
+}
+
+impl<T: Attestor + ?Sized> Attestor for Arc<T> {
+    fn sign(&self, bytes: &[u8]) -> Signature {
+        T::sign(self, bytes)
+    }
+
+    fn verify(&self, signer: &MemberId, bytes: &[u8], signature: &Signature) -> bool {
+        T::verify(self, signer, bytes, signature)
+    }
 }
 
 const DOMAIN: &[u8] = b"warren swim statement v1";
@@ -208,11 +237,9 @@ fn signed_bytes(cluster: &str, body: &[u8]) -> Vec<u8> {
 
 impl Signed {
     /// Signs a statement of our own. `None` if the subject's id is not that of an Ed25519 key.
-    pub(crate) fn sign(
-        statement: Statement,
-        cluster: &str,
-        attestor: &impl Attestor,
-    ) -> Option<Self> {
+    /// What receivers would refuse is signed all the same.
+    #[must_use]
+    pub fn sign(statement: Statement, cluster: &str, attestor: &impl Attestor) -> Option<Self> {
         let key = key_of(&statement.subject)?;
         let mut body = statement.encode(&key);
         let signature = attestor.sign(&signed_bytes(cluster, &body));
