@@ -39,6 +39,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mesh_gossip", targets::mesh::gossip),
     ("mesh_opening", targets::mesh::opening),
     ("mesh_sync", targets::mesh::sync),
+    ("swim_message", targets::swim::message),
+    ("swim_packet", targets::swim::packet),
 ];
 
 /// The function of a target.

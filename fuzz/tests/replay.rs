@@ -51,6 +51,8 @@ replay! {
     mesh_gossip
     mesh_opening
     mesh_sync
+    swim_message
+    swim_packet
 }
 
 #[test]

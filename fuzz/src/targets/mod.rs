@@ -5,3 +5,4 @@ pub mod content;
 pub mod discovery;
 pub mod identity;
 pub mod mesh;
+pub mod swim;

@@ -6,6 +6,7 @@ mod content;
 mod discovery;
 mod identity;
 mod mesh;
+mod swim;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ fn main() -> anyhow::Result<()> {
         discovery::seeds()?,
         identity::seeds()?,
         mesh::seeds(),
+        swim::seeds()?,
     ]
     .concat()
     {
