@@ -136,6 +136,18 @@ fn stress(seed: u64, quick: bool, kind: Stall, rows: &mut Vec<Value>) -> anyhow:
         grid.len(),
         grid.first().map_or(Duration::ZERO, |stress| stress.length),
     );
+    if plain.at_healthy == 0 {
+        // A share of nothing says nothing: timers of a frozen process do not fire, so plain SWIM has none either.
+        println!(
+            "false positives at healthy members, {kind:?}: {} of 0",
+            full.at_healthy
+        );
+        rows.push(json!({
+            "case": format!("false positives at healthy members, {kind:?}"), "unit": "events",
+            "ours": full.at_healthy, "peer": "plain SWIM", "peer_value": 0
+        }));
+        return Ok(());
+    }
     let share = full.at_healthy as f64 / plain.at_healthy.max(1) as f64 * 100.0;
     let case = format!("false positives at healthy members, {kind:?}, of plain SWIM's");
     row(rows, &case, "%", share, 5.0, 2.0);

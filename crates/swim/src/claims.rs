@@ -169,6 +169,10 @@ impl<A: Attestor> Swim<A> {
             self.refute(claim, sender, now);
             return;
         }
+        if self.has_left {
+            // Who is gone judges nobody, and nothing would ever run the clocks.
+            return;
+        }
         if !self
             .table
             .get(sender)

@@ -40,8 +40,8 @@ pub mod limits {
     pub const INCARNATION: u64 = 1 << 62;
 }
 
-/// Timings and bounds. [`Config::lan`] and [`Config::wan`] are the two that are tuned; `docs/benchmarks.md` has the
-/// figures they reach in the simulator.
+/// Timings and bounds. [`Config::lan`] is tuned in the simulator, whose `figures` command prints what it reaches;
+/// [`Config::wan`] has its proportions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Statements are signed for the cluster of this name and mean nothing in another.

@@ -20,7 +20,6 @@ struct Probe {
     number: u32,
     /// When helpers are asked; `None` once they were.
     direct_until: Option<Instant>,
-    ends: Instant,
     helpers: Vec<Fingerprint>,
     nacks: Vec<Fingerprint>,
 }
@@ -92,7 +91,6 @@ impl Prober {
         self.relay_steps.clear();
         if let Some(probe) = &mut self.probe {
             probe.direct_until = probe.direct_until.map(|at| at + lost);
-            probe.ends += lost;
         }
     }
 
@@ -160,7 +158,6 @@ impl<A: Attestor> Swim<A> {
                 target,
                 number,
                 direct_until: Some(now + timeout),
-                ends: now + period,
                 helpers: Vec::new(),
                 nacks: Vec::new(),
             });

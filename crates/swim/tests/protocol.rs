@@ -52,6 +52,21 @@ fn given_a_member_that_leaves_when_claims_about_it_come_then_it_stays_left() {
 }
 
 #[test]
+fn given_a_node_that_left_when_claims_come_then_it_has_nothing_to_do_ever_again() {
+    let (mut swim, now) = knowing(5, Config::lan());
+    swim.leave(now);
+    run(&mut swim, now + 10 * SECOND);
+    assert!(events(&mut swim).contains(&Event::LeaveSpread));
+    let later = now + 20 * SECOND;
+
+    let suspect = claim(ClaimKind::Suspect, 3, 10, &[2, 4]);
+    swim.handle_packet(id(2), &gossip(vec![suspect]), later);
+
+    assert_eq!(swim.poll_timeout(), None);
+    assert_eq!(swim.member(&id(3)).unwrap().state(), State::Alive);
+}
+
+#[test]
 fn given_a_node_alone_when_it_leaves_then_nothing_is_left_to_spread() {
     let now = Instant::now();
     let mut swim = node(1, Config::lan(), 1, now);
