@@ -1,6 +1,6 @@
 //! The figures of the issue, measured in virtual time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
@@ -176,26 +176,40 @@ pub fn stress_grid(kind: Stall) -> Vec<Stress> {
     grid
 }
 
-/// What a node sends per second in a cluster where nothing happens: the mean, and the most of any.
+/// A cluster in which nothing happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Steady {
+    /// Bytes per second that a node sends, the mean of all.
+    pub mean: f64,
+    /// The same of the node that sends most.
+    pub most: f64,
+    /// Real time per packet, from timer to answer, what the simulator adds included.
+    pub per_packet: Duration,
+}
+
+/// Watches a cluster in which nothing happens for a minute.
 ///
 /// # Errors
 /// [`ConfigError`], if the configuration cannot work.
-pub fn steady_traffic(count: u32, config: Config, seed: u64) -> Result<(f64, f64), ConfigError> {
+pub fn steady(count: u32, config: Config, seed: u64) -> Result<Steady, ConfigError> {
     let (mut simulation, _) = converged(count, config, seed)?;
     simulation.run_for(Duration::from_secs(60));
     let before: Vec<Traffic> = simulation
         .indices()
         .map(|node| simulation.traffic(node))
         .collect();
-    let length = Duration::from_secs(60);
+    let (length, began) = (Duration::from_secs(60), Instant::now());
     simulation.run_for(length);
-    let rates: Vec<f64> = simulation
-        .indices()
-        .zip(before)
-        .map(|(node, before)| {
-            (simulation.traffic(node).bytes - before.bytes) as f64 / length.as_secs_f64()
-        })
-        .collect();
-    let mean = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
-    Ok((mean, rates.iter().copied().fold(0.0, f64::max)))
+    let took = began.elapsed();
+    let (mut rates, mut packets) = (Vec::new(), 0);
+    for (node, before) in simulation.indices().zip(before) {
+        let after = simulation.traffic(node);
+        rates.push((after.bytes - before.bytes) as f64 / length.as_secs_f64());
+        packets += after.packets - before.packets;
+    }
+    Ok(Steady {
+        mean: rates.iter().sum::<f64>() / rates.len().max(1) as f64,
+        most: rates.iter().copied().fold(0.0, f64::max),
+        per_packet: took.div_f64(packets.max(1) as f64),
+    })
 }

@@ -43,6 +43,21 @@ fn held_failed(simulation: &Simulation<SwimNode>) -> BTreeSet<NodeIndex> {
         .collect()
 }
 
+/// As above, without what one node thinks.
+fn held_failed_by_others(
+    simulation: &Simulation<SwimNode>,
+    except: NodeIndex,
+) -> BTreeSet<NodeIndex> {
+    let records = simulation.records().iter();
+    records
+        .filter(|record| record.observer != except)
+        .filter_map(|record| match record.notice {
+            Notice::Down(subject) => Some(subject),
+            _ => None,
+        })
+        .collect()
+}
+
 fn converges(simulation: &mut Simulation<SwimNode>, seconds: u32) -> Duration {
     let took = simulation.run_until_converged(seconds * SECOND);
     took.unwrap_or_else(|| {
@@ -190,6 +205,57 @@ fn given_a_node_that_hears_nothing_when_time_passes_then_all_others_hold_it_fail
             );
         }
     }
+}
+
+#[test]
+fn given_a_node_that_nobody_hears_when_time_passes_then_all_others_hold_it_failed() {
+    let mut simulation = cluster(30);
+    for other in simulation.indices().collect::<Vec<_>>() {
+        simulation.network.set_link(node(7), other, Link::DEAD);
+    }
+
+    simulation.run_for(30 * SECOND);
+
+    assert_eq!(
+        held_failed_by_others(&simulation, node(7)),
+        BTreeSet::from([node(7)])
+    );
+}
+
+#[test]
+fn given_a_wide_area_when_one_crashes_then_only_it_is_held_failed() {
+    let wide = Link {
+        loss: 0.02,
+        delay: Duration::from_millis(75),
+        jitter: Duration::from_millis(25),
+    };
+    let seed = seed();
+    let mut simulation = swim::simulation(60, Network::new(wide), Config::wan(), seed).unwrap();
+    simulation.start_all(&seeds());
+    converges(&mut simulation, 60);
+    simulation.run_for(300 * SECOND);
+    assert_eq!(held_failed(&simulation), BTreeSet::new());
+
+    simulation.crash(node(30));
+
+    let took = converges(&mut simulation, 60);
+    println!("took {took:?}");
+    assert_eq!(held_failed(&simulation), BTreeSet::from([node(30)]));
+}
+
+#[test]
+fn given_a_member_that_left_when_it_comes_back_then_all_take_it_in_again() {
+    let mut simulation = cluster(30);
+    simulation.leave(node(8));
+    simulation.run_for(3 * SECOND);
+    simulation.crash(node(8));
+    simulation.run_for(20 * SECOND);
+
+    simulation.start(node(8), &seeds());
+
+    let took = converges(&mut simulation, 20);
+    println!("took {took:?}");
+    assert_eq!(held_failed(&simulation), BTreeSet::new());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::core::Swim;
 use crate::dissemination::Topic;
 use crate::effects::Event;
 use crate::member::{Fingerprint, Member, State};
-use crate::statement::{Attestor, Liveness, Signed};
+use crate::statement::{Attestor, Liveness, SignedStatement};
 use crate::suspicion::Suspicion;
 use crate::wire::{Claim, ClaimKind, PacketKind, Update, Writer};
 
@@ -21,7 +21,7 @@ enum Ripeness {
 
 impl<A: Attestor> Swim<A> {
     /// Takes a statement from gossip: what is new is gossiped on. Returns whether it was new.
-    pub(crate) fn apply_statement(&mut self, signed: Signed, now: Instant) -> bool {
+    pub(crate) fn apply_statement(&mut self, signed: SignedStatement, now: Instant) -> bool {
         let Some(signed) = self.admit_statement(signed, now) else {
             return false;
         };
@@ -32,7 +32,11 @@ impl<A: Attestor> Swim<A> {
     /// Checks a statement and takes it into the table. Returns it if it was new and about somebody else.
     ///
     /// Cheap checks first: a signature is verified only where it would change something.
-    pub(crate) fn admit_statement(&mut self, signed: Signed, now: Instant) -> Option<Arc<Signed>> {
+    pub(crate) fn admit_statement(
+        &mut self,
+        signed: SignedStatement,
+        now: Instant,
+    ) -> Option<Arc<SignedStatement>> {
         let name = signed.fingerprint();
         if signed.incarnation > limits::INCARNATION {
             self.counters.implausible += 1;
@@ -72,7 +76,7 @@ impl<A: Attestor> Swim<A> {
     }
 
     /// A member that is not in the table.
-    fn welcome(&mut self, name: Fingerprint, signed: &Arc<Signed>, now: Instant) -> bool {
+    fn welcome(&mut self, name: Fingerprint, signed: &Arc<SignedStatement>, now: Instant) -> bool {
         if self.table.len() >= self.config.max_members {
             let Some((_, oldest)) = self.table.first_tombstone() else {
                 self.counters.table_full += 1;
@@ -103,7 +107,7 @@ impl<A: Attestor> Swim<A> {
     }
 
     /// A newer statement of a member in the table.
-    fn renew(&mut self, name: Fingerprint, signed: &Arc<Signed>, now: Instant) -> bool {
+    fn renew(&mut self, name: Fingerprint, signed: &Arc<SignedStatement>, now: Instant) -> bool {
         let state = match signed.liveness {
             Liveness::Alive => State::Alive,
             Liveness::Left => State::Left,
@@ -139,7 +143,7 @@ impl<A: Attestor> Swim<A> {
     }
 
     /// A statement under our own key: ours come back, those of a former life, or those of another process.
-    fn hear_of_ourselves(&mut self, signed: &Signed, now: Instant) {
+    fn hear_of_ourselves(&mut self, signed: &SignedStatement, now: Instant) {
         if signed.incarnation < self.me.incarnation || *signed == *self.me {
             self.counters.stale += 1;
             return;

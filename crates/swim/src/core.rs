@@ -14,7 +14,9 @@ use crate::effects::{Counters, Destination, Event, TimeoutReason, Transmit, Tran
 use crate::health::LocalHealth;
 use crate::member::{Credentials, Fingerprint, Member, MemberId, State};
 use crate::probe::Prober;
-use crate::statement::{Attestor, Liveness, Signed, Statement, TagError, Tags};
+use crate::statement::{
+    Attestor, Liveness, SignedStatement, Statement, TagError, Tags, VersionRange,
+};
 use crate::suspicion::Suspicion;
 use crate::sync::SyncState;
 use crate::table::Table;
@@ -41,7 +43,7 @@ pub struct Swim<A> {
     pub(crate) config: Config,
     pub(crate) attestor: A,
     pub(crate) name: Fingerprint,
-    pub(crate) me: Arc<Signed>,
+    pub(crate) me: Arc<SignedStatement>,
     pub(crate) has_left: bool,
     /// The incarnation this life began with.
     first_incarnation: u64,
@@ -55,6 +57,8 @@ pub struct Swim<A> {
     pub(crate) clocks: BTreeSet<(Instant, Fingerprint)>,
     pub(crate) sync: SyncState,
     pub(crate) seeds: Vec<SocketAddr>,
+    /// What we speak to those whose range we do not know; a refusal corrects it.
+    pub(crate) stranger_version: u8,
     next_gossip: Option<Instant>,
     next_refusal: Instant,
     /// Members whose leaf was refused, until when.
@@ -91,8 +95,8 @@ impl<A: Attestor> Swim<A> {
             protocol: config.protocol,
             tags: Tags::default(),
         };
-        let me =
-            Signed::sign(statement, &config.cluster, &attestor).ok_or(ConfigError::NotEd25519)?;
+        let me = SignedStatement::sign(statement, &config.cluster, &attestor)
+            .ok_or(ConfigError::NotEd25519)?;
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut table = Table::new(config.tombstone);
         table.toggle(me.fingerprint(), incarnation);
@@ -110,6 +114,7 @@ impl<A: Attestor> Swim<A> {
             clocks: BTreeSet::new(),
             sync: SyncState::new(&config, &mut random, now),
             seeds: Vec::new(),
+            stranger_version: config.protocol.max,
             next_gossip: None,
             next_refusal: now,
             expelled: BTreeMap::new(),
@@ -134,7 +139,7 @@ impl<A: Attestor> Swim<A> {
 
     /// What we say of ourselves.
     #[must_use]
-    pub fn local(&self) -> &Signed {
+    pub fn local(&self) -> &SignedStatement {
         &self.me
     }
 
@@ -293,10 +298,7 @@ impl<A: Attestor> Swim<A> {
         }
         match packet.kind {
             PacketKind::Gossip => {}
-            PacketKind::Refusal(theirs) => self.emit(Event::Incompatible {
-                member: from,
-                theirs,
-            }),
+            PacketKind::Refusal(theirs) => self.handle_refusal(from, theirs, now),
             PacketKind::Ping(number) => {
                 self.reply(from, packet.version, PacketKind::Ack(number));
                 self.meet(from, sender, now);
@@ -375,6 +377,22 @@ impl<A: Attestor> Swim<A> {
                     self.transmit_packet(Destination::Session(from), version, refusal, None);
                 }
             }
+        }
+    }
+
+    /// A first contact was of a version that the other does not speak: try one it does, or tell the shell.
+    fn handle_refusal(&mut self, from: MemberId, theirs: VersionRange, now: Instant) {
+        match self.config.protocol.common(theirs) {
+            Some(common) => {
+                self.stranger_version = common;
+                if self.table.live().is_empty() && !self.has_left {
+                    self.sync.due(now + self.config.sync_eager_interval);
+                }
+            }
+            None => self.emit(Event::Incompatible {
+                member: from,
+                theirs,
+            }),
         }
     }
 
@@ -488,7 +506,8 @@ impl<A: Attestor> Swim<A> {
         statement.incarnation = incarnation;
         change(&mut statement);
         // The id had a key when we started, so it has one now.
-        let Some(signed) = Signed::sign(statement, &self.config.cluster, &self.attestor) else {
+        let Some(signed) = SignedStatement::sign(statement, &self.config.cluster, &self.attestor)
+        else {
             return;
         };
         if !self.has_left {
@@ -504,7 +523,7 @@ impl<A: Attestor> Swim<A> {
         self.queue_statement(&Arc::clone(&self.me), now);
     }
 
-    pub(crate) fn queue_statement(&mut self, signed: &Signed, now: Instant) {
+    pub(crate) fn queue_statement(&mut self, signed: &SignedStatement, now: Instant) {
         let mut writer = Writer::with_capacity(signed.as_bytes().len() + 3);
         write_statement(&mut writer, signed);
         let topic = Topic::Statement(signed.fingerprint());

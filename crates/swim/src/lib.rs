@@ -97,7 +97,8 @@
 //!
 //! Each statement has the range its subject speaks. Packets to it have the highest version both speak. A member
 //! without a common version is not taken into the table; a packet of a version we do not speak is answered (rarely)
-//! with a *refusal* that names our range, whose layout never changes.
+//! with a *refusal* that names our range, whose layout never changes. First contacts have our
+//! highest version, and after a refusal the highest that both speak.
 //!
 //! # Replays, reuse, restarts
 //!
@@ -128,7 +129,7 @@ pub use core::Swim;
 pub use effects::{Counters, Destination, Event, Payload, TimeoutReason, Transmit, Transport};
 pub use member::{Credentials, Fingerprint, Member, MemberId, Proof, State};
 pub use statement::{
-    Attestor, Liveness, Signature, Signed, Statement, StatementError, Tag, TagError, Tags,
+    Attestor, Liveness, Signature, SignedStatement, Statement, StatementError, Tag, TagError, Tags,
     VersionRange,
 };
 pub use wire::{Claim, ClaimKind, DecodeError, Message, Packet, PacketKind, Summary, Update};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use warren_identity::{Capabilities, Capability, PeerId};
 
-use crate::statement::Signed;
+use crate::statement::SignedStatement;
 #[cfg(doc)]
 use crate::statement::Tags;
 
@@ -92,7 +92,7 @@ pub struct Member {
     pub(crate) id: MemberId,
     pub(crate) state: State,
     pub(crate) since: Instant,
-    pub(crate) statement: Arc<Signed>,
+    pub(crate) statement: Arc<SignedStatement>,
     pub(crate) capabilities: Option<Arc<Capabilities>>,
     /// Its place in the table's list of live members.
     pub(crate) live_index: usize,
@@ -121,7 +121,7 @@ impl Member {
 
     /// What it says of itself.
     #[must_use]
-    pub fn statement(&self) -> &Signed {
+    pub fn statement(&self) -> &SignedStatement {
         &self.statement
     }
 

@@ -196,17 +196,17 @@ pub struct Statement {
 
 /// A statement with the bytes that were signed, kept as received.
 ///
-/// One that came out of [`Signed::decode`] is well-formed, but its signature may still be wrong: see
-/// [`Signed::verify`].
+/// One that came out of [`SignedStatement::decode`] is well-formed, but its signature may still be wrong: see
+/// [`SignedStatement::verify`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct SignedStatement {
     statement: Statement,
     fingerprint: Fingerprint,
     /// Body, then signature.
     bytes: Box<[u8]>,
 }
 
-impl std::ops::Deref for Signed {
+impl std::ops::Deref for SignedStatement {
     type Target = Statement;
 
     fn deref(&self) -> &Statement {
@@ -235,7 +235,7 @@ fn signed_bytes(cluster: &str, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-impl Signed {
+impl SignedStatement {
     /// Signs a statement of our own. `None` if the subject's id is not that of an Ed25519 key.
     /// What receivers would refuse is signed all the same.
     #[must_use]
@@ -280,7 +280,7 @@ impl Signed {
         })
     }
 
-    /// The bytes that [`Signed::decode`] reads.
+    /// The bytes that [`SignedStatement::decode`] reads.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes

@@ -10,7 +10,7 @@ use crate::config::{Config, limits};
 use crate::core::Swim;
 use crate::effects::{Destination, Transport};
 use crate::member::{Fingerprint, Member, MemberId, State};
-use crate::statement::{Attestor, Signed};
+use crate::statement::{Attestor, SignedStatement};
 use crate::table::bucket_of;
 use crate::wire::{
     BUCKETS, Claim, ClaimKind, Message, PacketKind, SUMMARY_ENTRY_BYTES, Summary, Update, Writer,
@@ -139,7 +139,7 @@ impl<A: Attestor> Swim<A> {
         for _ in 0..count.min(others.len()) {
             let index = self.random.random_range(0..others.len());
             let seed = others.swap_remove(index);
-            let open = self.open_message().encode(self.config.protocol.max);
+            let open = self.open_message().encode(self.stranger_version);
             self.transmit(Destination::Seed(seed), Transport::Stream, open);
         }
     }
@@ -149,13 +149,16 @@ impl<A: Attestor> Swim<A> {
         let is_due = now >= self.sync.next_meeting && !self.has_left;
         if is_due && self.table.get(sender).is_none() && !self.is_expelled(sender, now) {
             self.sync.next_meeting = now + self.config.sync_eager_interval;
-            let open = self.open_message().encode(self.config.protocol.max);
+            let open = self.open_message().encode(self.stranger_version);
             self.transmit(Destination::Session(from), Transport::Stream, open);
         }
     }
 
     fn open_message(&self) -> Message {
-        Message::Open(Signed::clone(&self.me), Box::new(*self.table.hashes()))
+        Message::Open(
+            SignedStatement::clone(&self.me),
+            Box::new(*self.table.hashes()),
+        )
     }
 
     fn open_sync(&mut self, partner: Fingerprint) {
@@ -173,7 +176,7 @@ impl<A: Attestor> Swim<A> {
         else {
             return;
         };
-        let statement = Update::Statement(Signed::clone(&member.statement));
+        let statement = Update::Statement(SignedStatement::clone(&member.statement));
         let claim = self.claim_about(partner).map(Update::Claim);
         let updates = std::iter::once(statement).chain(claim).collect();
         self.send_message(partner, &Message::Entries(updates));
@@ -300,7 +303,7 @@ impl<A: Attestor> Swim<A> {
         if whole == 0 && page.is_empty() {
             return;
         }
-        let message = Message::Summary(Signed::clone(&self.me), whole, page);
+        let message = Message::Summary(SignedStatement::clone(&self.me), whole, page);
         let bytes = message.encode(self.version_for(to));
         if self.spend(bytes.len(), now) {
             self.send_bytes(to, bytes);

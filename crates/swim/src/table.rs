@@ -10,7 +10,7 @@ use rand::RngExt as _;
 use rand::rngs::Xoshiro256PlusPlus;
 
 use crate::member::{Fingerprint, Member, State};
-use crate::statement::Signed;
+use crate::statement::SignedStatement;
 use crate::wire::BUCKETS;
 
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Table {
     pub(crate) fn replace(
         &mut self,
         name: Fingerprint,
-        statement: Arc<Signed>,
+        statement: Arc<SignedStatement>,
         state: State,
         now: Instant,
     ) -> Option<State> {

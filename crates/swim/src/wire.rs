@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::limits;
 use crate::member::{Fingerprint, State};
-use crate::statement::{Signed, StatementError, VersionRange};
+use crate::statement::{SignedStatement, StatementError, VersionRange};
 
 /// Ranges of keys that sync compares by hash.
 pub(crate) const BUCKETS: usize = 64;
@@ -57,7 +57,7 @@ pub struct Claim {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
     /// What a member says of itself.
-    Statement(Signed),
+    Statement(SignedStatement),
     /// What is said of a member.
     Claim(Claim),
 }
@@ -105,9 +105,9 @@ pub struct Summary {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// What the sender says of itself, and its hashes.
-    Open(Signed, Box<[u64; BUCKETS]>),
+    Open(SignedStatement, Box<[u64; BUCKETS]>),
     /// What the sender says of itself, a bit for each range that is listed in full, and the list, ascending.
-    Summary(Signed, u64, Vec<Summary>),
+    Summary(SignedStatement, u64, Vec<Summary>),
     /// What the receiver lacks.
     Entries(Vec<Update>),
     /// What the sender lacks.
@@ -148,20 +148,20 @@ impl Update {
 
 const CUT: DecodeError = DecodeError::Malformed("length");
 
-pub(crate) fn write_statement(writer: &mut Writer, signed: &Signed) {
+pub(crate) fn write_statement(writer: &mut Writer, signed: &SignedStatement) {
     writer.u8(1);
     write_bare_statement(writer, signed);
 }
 
-fn write_bare_statement(writer: &mut Writer, signed: &Signed) {
+fn write_bare_statement(writer: &mut Writer, signed: &SignedStatement) {
     // At most STATEMENT_BYTES: the limits of tags see to it.
     writer.u16(signed.as_bytes().len() as u16);
     writer.bytes(signed.as_bytes());
 }
 
-fn read_statement(reader: &mut Reader<'_>) -> Result<Signed, DecodeError> {
+fn read_statement(reader: &mut Reader<'_>) -> Result<SignedStatement, DecodeError> {
     let length = usize::from(reader.u16().ok_or(CUT)?);
-    Ok(Signed::decode(reader.take(length).ok_or(CUT)?)?)
+    Ok(SignedStatement::decode(reader.take(length).ok_or(CUT)?)?)
 }
 
 pub(crate) fn write_claim(writer: &mut Writer, claim: &Claim) {

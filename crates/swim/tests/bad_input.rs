@@ -7,7 +7,9 @@ mod support;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 use support::*;
-use warren_swim::{ClaimKind, Config, Liveness, Message, Signed, State, Transport, Update, limits};
+use warren_swim::{
+    ClaimKind, Config, Liveness, Message, SignedStatement, State, Transport, Update, limits,
+};
 
 #[test]
 fn given_garbage_when_received_then_it_is_counted_and_nothing_changes() {
@@ -78,7 +80,7 @@ fn given_any_flipped_bit_of_a_statement_when_received_then_nothing_changes() {
 fn given_a_statement_that_another_key_signed_when_received_then_it_is_forged() {
     let (mut swim, now) = knowing(3, Config::lan());
     let before = snapshot(&swim);
-    let forged = Signed::sign(statement(3, 99), "default", &key(2)).unwrap();
+    let forged = SignedStatement::sign(statement(3, 99), "default", &key(2)).unwrap();
 
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(forged.clone())]), now);
     // Not even in the session of its subject.
@@ -90,7 +92,7 @@ fn given_a_statement_that_another_key_signed_when_received_then_it_is_forged() {
 #[test]
 fn given_a_statement_for_another_cluster_when_received_then_it_is_forged() {
     let (mut swim, now) = knowing(3, Config::lan());
-    let foreign = Signed::sign(statement(9, 1), "test", &key(9)).unwrap();
+    let foreign = SignedStatement::sign(statement(9, 1), "test", &key(9)).unwrap();
 
     swim.handle_packet(id(9), &gossip(vec![Update::Statement(foreign)]), now);
 
@@ -103,7 +105,7 @@ fn given_a_forged_good_bye_when_received_then_the_member_stays() {
     let (mut swim, now) = knowing(3, Config::lan());
     let mut bye = statement(3, 99);
     bye.liveness = Liveness::Left;
-    let forged = Signed::sign(bye, "default", &key(2)).unwrap();
+    let forged = SignedStatement::sign(bye, "default", &key(2)).unwrap();
 
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(forged)]), now);
 
@@ -222,7 +224,7 @@ fn given_a_full_table_when_strangers_come_then_tombstones_go_first_and_then_newc
     assert_eq!(swim.counters().table_full, 1);
     let mut bye = statement(4, 11);
     bye.liveness = Liveness::Left;
-    let bye = Signed::sign(bye, "default", &key(4)).unwrap();
+    let bye = SignedStatement::sign(bye, "default", &key(4)).unwrap();
     swim.handle_packet(id(4), &gossip(vec![Update::Statement(bye)]), now);
 
     swim.handle_packet(id(5), &gossip(vec![Update::Statement(signed(5, 1))]), now);

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use support::*;
 use warren_identity::{Capabilities, NodeKey};
 use warren_swim::{
-    ClaimKind, Config, Credentials, Destination, Event, Liveness, Message, Proof, Signed, State,
-    Swim, TagError, Transport, Update, VersionRange, limits,
+    ClaimKind, Config, Credentials, Destination, Event, Liveness, Message, Proof, SignedStatement,
+    State, Swim, TagError, Transport, Update, VersionRange, limits,
 };
 
 #[test]
@@ -226,7 +226,7 @@ fn given_a_failed_members_address_when_another_key_takes_it_then_the_old_one_is_
     assert_eq!(cluster.at(1).member(&id(3)).unwrap().state(), State::Failed);
     let mut newcomer = statement(9, 1);
     newcomer.address = address(3);
-    let newcomer = Signed::sign(newcomer, "default", &key(9)).unwrap();
+    let newcomer = SignedStatement::sign(newcomer, "default", &key(9)).unwrap();
     let now = cluster.now;
     cluster.nodes.truncate(1);
 
@@ -249,7 +249,7 @@ fn given_our_key_elsewhere_when_its_statement_comes_then_we_say_so_and_go_above(
     swim.set_tag("zone", "a", now).unwrap();
     let mut twin = statement(1, 50);
     twin.address = address(77);
-    let twin = Signed::sign(twin, "default", &key(1)).unwrap();
+    let twin = SignedStatement::sign(twin, "default", &key(1)).unwrap();
 
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(twin)]), now);
 
@@ -385,7 +385,7 @@ fn given_no_common_version_when_a_packet_comes_then_it_is_refused_with_ours_name
     let (mut swim, now) = knowing(3, Config::lan());
     let mut statement = statement(9, 1);
     statement.protocol = VersionRange { min: 2, max: 3 };
-    let newer = Signed::sign(statement, "default", &key(9)).unwrap();
+    let newer = SignedStatement::sign(statement, "default", &key(9)).unwrap();
 
     swim.handle_packet(id(9), &[2, 1, 0, 0, 0, 1], now);
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(newer)]), now);
@@ -417,6 +417,28 @@ fn given_a_refusal_when_received_then_the_shell_is_told_what_they_speak() {
 }
 
 #[test]
+fn given_a_seed_that_speaks_less_when_it_refuses_then_the_next_contact_has_a_version_both_speak() {
+    let config = Config {
+        protocol: VersionRange { min: 1, max: 4 },
+        ..Config::lan()
+    };
+    let now = Instant::now();
+    let mut swim = node(1, config, 1, now);
+    swim.join(&[address(2)], now);
+    swim.handle_timeout(now);
+    assert_eq!(swim.poll_transmit().unwrap().payload[0], 4);
+
+    swim.handle_packet(id(2), &[4, 0, 1, 2], now);
+    let later = now + SECOND;
+    while let Some((at, _)) = swim.poll_timeout().filter(|(at, _)| *at <= later) {
+        swim.handle_timeout(at);
+    }
+
+    assert_eq!(swim.poll_transmit().unwrap().payload[0], 2);
+    assert_eq!(events(&mut swim), []);
+}
+
+#[test]
 fn given_ranges_that_overlap_when_packets_are_sent_then_they_have_the_highest_common_version() {
     let config = Config {
         protocol: VersionRange { min: 1, max: 4 },
@@ -426,7 +448,7 @@ fn given_ranges_that_overlap_when_packets_are_sent_then_they_have_the_highest_co
     let mut swim = node(1, config, 1, now);
     let mut theirs = statement(2, 1);
     theirs.protocol = VersionRange { min: 2, max: 3 };
-    let theirs = Signed::sign(theirs, "default", &key(2)).unwrap();
+    let theirs = SignedStatement::sign(theirs, "default", &key(2)).unwrap();
 
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(theirs)]), now);
     swim.handle_packet(id(2), &[2, 1, 0, 0, 0, 1], now);
@@ -453,7 +475,7 @@ fn given_a_tombstone_when_it_expires_then_the_member_is_forgotten() {
     let (mut swim, now) = knowing(2, Config::lan());
     let mut bye = statement(2, 11);
     bye.liveness = Liveness::Left;
-    let bye = Signed::sign(bye, "default", &key(2)).unwrap();
+    let bye = SignedStatement::sign(bye, "default", &key(2)).unwrap();
     swim.handle_packet(id(2), &gossip(vec![Update::Statement(bye)]), now);
 
     swim.handle_timeout(now + Config::lan().tombstone);
@@ -477,7 +499,7 @@ fn given_thousands_of_members_when_synced_then_every_message_stays_within_its_li
         let mut statement = statement(2, 1);
         statement.subject = key.peer_id();
         entries.push(Update::Statement(
-            Signed::sign(statement, "default", &key).unwrap(),
+            SignedStatement::sign(statement, "default", &key).unwrap(),
         ));
     }
     for chunk in entries.chunks(100) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use warren_identity::NodeKey;
 use warren_swim::{
-    Config, Liveness, Message, Packet, PacketKind, Signed, Statement, Swim, Tags, Update,
+    Config, Liveness, Message, Packet, PacketKind, SignedStatement, Statement, Swim, Tags, Update,
     VersionRange, limits,
 };
 
@@ -34,7 +34,7 @@ pub fn address(number: u8) -> SocketAddr {
 
 /// What a node says of itself.
 #[must_use]
-pub fn statement(number: u8, incarnation: u64, liveness: Liveness) -> Signed {
+pub fn statement(number: u8, incarnation: u64, liveness: Liveness) -> SignedStatement {
     let statement = Statement {
         subject: world::node(number).peer_id(),
         incarnation,
@@ -43,7 +43,7 @@ pub fn statement(number: u8, incarnation: u64, liveness: Liveness) -> Signed {
         protocol: VersionRange::SPOKEN,
         tags: Tags::default(),
     };
-    Signed::sign(statement, &Config::lan().cluster, &world::node(number))
+    SignedStatement::sign(statement, &Config::lan().cluster, &world::node(number))
         .expect("the id of an Ed25519 key")
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use warren_identity::NodeKey;
 use warren_swim::{
     Claim, ClaimKind, Config, Destination, Event, Fingerprint, Liveness, MemberId, Packet,
-    PacketKind, Signed, State, Statement, Swim, Tags, Transport, Update, VersionRange,
+    PacketKind, SignedStatement, State, Statement, Swim, Tags, Transport, Update, VersionRange,
 };
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -55,8 +55,8 @@ pub(crate) fn statement(number: u8, incarnation: u64) -> Statement {
     }
 }
 
-pub(crate) fn signed(number: u8, incarnation: u64) -> Signed {
-    Signed::sign(statement(number, incarnation), "default", &key(number)).unwrap()
+pub(crate) fn signed(number: u8, incarnation: u64) -> SignedStatement {
+    SignedStatement::sign(statement(number, incarnation), "default", &key(number)).unwrap()
 }
 
 pub(crate) fn gossip(updates: Vec<Update>) -> Vec<u8> {
