@@ -293,9 +293,11 @@ impl<A: Attestor> Swim<A> {
             Err(error) => return self.drop_bytes(from, error, now),
         };
         // The news first: they may be what makes the sender known.
+        let forged = self.counters.forged;
         for update in packet.updates {
             self.handle_update(update, sender, now);
         }
+        self.report_forger(from, forged);
         match packet.kind {
             PacketKind::Gossip => {}
             PacketKind::Refusal(theirs) => self.handle_refusal(from, theirs, now),
@@ -360,8 +362,19 @@ impl<A: Attestor> Swim<A> {
             return;
         };
         match Message::decode(bytes, self.config.protocol) {
-            Ok(message) => self.handle_message(from, sender, message, now),
+            Ok(message) => {
+                let forged = self.counters.forged;
+                self.handle_message(from, sender, message, now);
+                self.report_forger(from, forged);
+            }
             Err(error) => self.drop_bytes(from, error, now),
+        }
+    }
+
+    /// Says so if the bytes at hand raised the count of forged statements.
+    fn report_forger(&mut self, from: MemberId, before: u64) {
+        if self.counters.forged > before {
+            self.emit(Event::Forged(from));
         }
     }
 

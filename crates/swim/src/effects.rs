@@ -74,6 +74,9 @@ pub enum Event {
         /// Its incarnation; ours is now one higher.
         incarnation: u64,
     },
+    /// Statements with wrong signatures came in this peer's session. Members check before they pass on, so it made
+    /// them or did not check; the shell may end the session.
+    Forged(MemberId),
     /// A peer and we have no protocol version in common.
     Incompatible {
         /// Who.

@@ -8,7 +8,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt as _, SeedableRng as _};
 use support::*;
 use warren_swim::{
-    ClaimKind, Config, Liveness, Message, SignedStatement, State, Transport, Update, limits,
+    ClaimKind, Config, Event, Liveness, Message, SignedStatement, State, Transport, Update, limits,
 };
 
 #[test]
@@ -86,6 +86,10 @@ fn given_a_statement_that_another_key_signed_when_received_then_it_is_forged() {
     // Not even in the session of its subject.
     swim.handle_packet(id(3), &gossip(vec![Update::Statement(forged)]), now);
 
+    assert_eq!(
+        events(&mut swim),
+        [Event::Forged(id(2)), Event::Forged(id(3))]
+    );
     assert_eq!((snapshot(&swim), swim.counters().forged), (before, 2));
 }
 
