@@ -57,4 +57,5 @@ pub use time::UnixMillis;
 pub use trust::{HttpsIdentity, HttpsIdentityError, ReplaceError, Trust};
 pub use verify::{
     CLOCK_TOLERANCE, Intermediate, Member, Purpose, Refusal, verify_certificate, verify_member,
+    verify_member_or_companion,
 };

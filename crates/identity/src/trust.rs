@@ -15,7 +15,7 @@ use crate::key::NodeKey;
 use crate::organization::OrganizationId;
 use crate::revocation::{CrlError, MergeOutcome, RevocationList, Revocations};
 use crate::roots::Roots;
-use crate::verify::{Member, Refusal, verify_member};
+use crate::verify::{Member, Refusal, verify_member, verify_member_or_companion};
 
 /// Why new material was not put in place. What was in place stays.
 #[derive(Debug, thiserror::Error)]
@@ -346,6 +346,19 @@ impl Trust {
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<Member, Refusal> {
         let state = self.snapshot();
         verify_member(chain, &state.roots, &state.revocations, now)
+    }
+
+    /// As [`Trust::verify`], for sessions in which a companion counts as well; see [`verify_member_or_companion`].
+    ///
+    /// # Errors
+    /// The exact [`Refusal`].
+    pub fn verify_with_companion(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Member, Refusal> {
+        let state = self.snapshot();
+        verify_member_or_companion(chain, &state.roots, &state.revocations, now)
     }
 
     /// Looks again at the member of a live session: after a change of generation, and at its `not_after`.

@@ -10,7 +10,7 @@ use webpki::{
 
 use crate::capability::{Capabilities, Capability};
 use crate::certificate::{
-    CertificateFacts, MAX_CHAIN_CERTIFICATES, SpiffeId, key_of_peer, printable, trimmed,
+    CertificateFacts, MAX_CHAIN_CERTIFICATES, SpiffeId, SubjectKey, key_of_peer, printable, trimmed,
 };
 use crate::organization::OrganizationId;
 use crate::record::NodeRecord;
@@ -288,26 +288,61 @@ pub fn verify_member(
     now: UnixTime,
 ) -> Result<Member, Refusal> {
     let (facts, path) = check_certificate(chain, roots, revocations, now, Purpose::Member)?;
-    let spiffe = one_spiffe_id(&facts)?;
-    if spiffe.organization != *roots.organization() {
-        return Err(Refusal::WrongOrganization {
-            expected: roots.organization().clone(),
-            found: spiffe.organization,
-        });
+    let spiffe = node_of(&facts, roots)?;
+    check_node_key(&facts, &spiffe)?;
+    Ok(member_of(facts, spiffe, path))
+}
+
+/// As [`verify_member`], and takes the P-256 companion of a leaf as well: for clients whose TLS refuses Ed25519. The CA
+/// certifies a companion's key only where the node's own key vouched for it, so whoever holds it is that node. What is
+/// proven is weaker in one way: the peer id does not follow from the key that signed, it rests on the CA alone.
+///
+/// # Errors
+/// The exact [`Refusal`].
+pub fn verify_member_or_companion(
+    chain: &[CertificateDer<'_>],
+    roots: &Roots,
+    revocations: &Revocations,
+    now: UnixTime,
+) -> Result<Member, Refusal> {
+    let (facts, path) = check_certificate(chain, roots, revocations, now, Purpose::Member)?;
+    let spiffe = node_of(&facts, roots)?;
+    if !matches!(facts.key, SubjectKey::P256(_)) {
+        check_node_key(&facts, &spiffe)?;
     }
-    let key = match &facts.key {
-        crate::certificate::SubjectKey::Ed25519(key) => key,
-        _ => return Err(Refusal::KeyIsNotEd25519),
+    Ok(member_of(facts, spiffe, path))
+}
+
+/// The node that a certificate names, if it is one of the roots' organisation.
+fn node_of(facts: &CertificateFacts, roots: &Roots) -> Result<SpiffeId, Refusal> {
+    let spiffe = one_spiffe_id(facts)?;
+    if spiffe.organization == *roots.organization() {
+        return Ok(spiffe);
+    }
+    Err(Refusal::WrongOrganization {
+        expected: roots.organization().clone(),
+        found: spiffe.organization,
+    })
+}
+
+/// Whether the key certified is the one inside the peer id.
+fn check_node_key(facts: &CertificateFacts, spiffe: &SpiffeId) -> Result<(), Refusal> {
+    let SubjectKey::Ed25519(key) = &facts.key else {
+        return Err(Refusal::KeyIsNotEd25519);
     };
-    if facts.key != key_of_peer(&spiffe.peer_id) {
-        let actual = crate::key::peer_id_of_public_key(key)
-            .ok_or(Refusal::Malformed("its key is no Ed25519 point"))?;
-        return Err(Refusal::PeerIdMismatch {
-            named: Box::new(spiffe.peer_id),
-            actual: Box::new(actual),
-        });
+    if facts.key == key_of_peer(&spiffe.peer_id) {
+        return Ok(());
     }
-    Ok(Member {
+    let actual = crate::key::peer_id_of_public_key(key)
+        .ok_or(Refusal::Malformed("its key is no Ed25519 point"))?;
+    Err(Refusal::PeerIdMismatch {
+        named: Box::new(spiffe.peer_id),
+        actual: Box::new(actual),
+    })
+}
+
+fn member_of(facts: CertificateFacts, spiffe: SpiffeId, path: Path) -> Member {
+    Member {
         organization: spiffe.organization,
         peer_id: spiffe.peer_id,
         name: facts.common_name.unwrap_or_default(),
@@ -316,7 +351,7 @@ pub fn verify_member(
         serial: facts.serial,
         issuer: path.root,
         intermediates: path.intermediates,
-    })
+    }
 }
 
 /// Decides whether a chain is any certificate of the organisation's CAs: a member's leaf, a companion, or one made by

@@ -14,7 +14,7 @@ use support::{DAY, NOW_S, at, ca, ca_of, key, leaf, now, org, request, serial};
 use warren_identity::{
     CLOCK_TOLERANCE, Capability, CertificateAuthority, CertificateDer, IssuanceLedger, Member,
     NodeRecord, OrganizationId, Refusal, RevocationList, Revocations, Roots, UnixTime,
-    verify_member,
+    verify_member, verify_member_or_companion,
 };
 
 type Case = (&'static str, Result<(), &'static str>);
@@ -283,6 +283,55 @@ fn given_a_clock_that_is_behind_when_verified_then_only_the_tolerance_is_forgive
         check(leaf.chain_der(), ca.roots(), &none, leaf.facts().not_after),
         Ok(())
     );
+}
+
+#[test]
+fn given_a_companion_where_companions_count_then_it_is_the_member_of_its_leaf() {
+    let (ca, leaf) = (ca(), leaf(1));
+    let none = Revocations::none();
+    let companion = [leaf.companion().unwrap().clone()];
+    let as_leaf = verify_member(leaf.chain_der(), ca.roots(), &none, now()).unwrap();
+    let as_companion = verify_member_or_companion(&companion, ca.roots(), &none, now()).unwrap();
+    assert_ne!(as_companion.serial, as_leaf.serial);
+    let serial = as_leaf.serial.clone();
+    assert_eq!(
+        Member {
+            serial,
+            ..as_companion
+        },
+        as_leaf
+    );
+    let again = verify_member_or_companion(leaf.chain_der(), ca.roots(), &none, now());
+    assert_eq!(again, Ok(as_leaf));
+}
+
+#[test]
+fn given_what_is_no_companion_where_companions_count_then_it_is_refused_as_everywhere() {
+    let (ca, none) = (ca(), Revocations::none());
+    let revoked = revocations(&ca, |ledger| {
+        assert!(ledger.revoke_peer(key(1).peer_id(), now()).is_some());
+    });
+    let companion = [leaf(1).companion().unwrap().clone()];
+    let foreign = ca_of(org(), 101, at(NOW_S - DAY))
+        .issue(&request(1), now(), serial(1))
+        .unwrap();
+    let foreign = [foreign.companion().unwrap().clone()];
+    let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let other_node = odd_leaf_for(&key(2), |_| {});
+    let nameless = odd_leaf_for(&KeyPair::generate().unwrap(), |p| {
+        p.subject_alt_names.clear();
+    });
+    let cases = [
+        (&foreign[..], &none, "unknown_issuer"),
+        (&companion, &revoked, "peer_revoked"),
+        (&odd_leaf_for(&p384, |_| {}), &none, "key_is_not_ed25519"),
+        (&other_node, &none, "peer_id_mismatch"),
+        (&nameless, &none, "no_spiffe_id"),
+    ];
+    for (chain, revocations, reason) in cases {
+        let refusal = verify_member_or_companion(chain, ca.roots(), revocations, now());
+        assert_eq!(refusal.unwrap_err().label(), reason);
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::verify::{Member, Refusal};
 pub enum ExpectedPeer {
     /// This node and no other.
     Peer(PeerId),
+    /// This node, and only while its leaf grants this capability.
+    PeerWith(PeerId, Capability),
     /// Any member with this capability.
     Capability(Capability),
     /// Any member.
@@ -34,11 +36,11 @@ impl ExpectedPeer {
     /// [`Refusal::PeerIdMismatch`] or [`Refusal::MissingCapability`].
     pub fn check(&self, member: &Member) -> Result<(), Refusal> {
         match self {
-            Self::Peer(expected) if *expected != member.peer_id => Err(Refusal::PeerIdMismatch {
+            Self::Peer(expected) | Self::PeerWith(expected, _) if *expected != member.peer_id => Err(Refusal::PeerIdMismatch {
                 named: Box::new(*expected),
                 actual: Box::new(member.peer_id),
             }),
-            Self::Capability(needed) if !member.allows(needed) => {
+            Self::PeerWith(_, needed) | Self::Capability(needed) if !member.allows(needed) => {
                 Err(Refusal::MissingCapability(needed.clone()))
             }
             _ => Ok(()),

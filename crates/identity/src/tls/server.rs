@@ -24,6 +24,8 @@ pub enum ClientCertificates {
     RequireCertificate,
     /// A member's leaf.
     RequireMember,
+    /// A member's leaf, or its P-256 companion from a client that refuses Ed25519.
+    RequireMemberOrCompanion,
 }
 
 /// Another organisation's CAs whose certificates pass the handshake as well. What they are worth is for the server to say.

@@ -19,7 +19,9 @@ use crate::organization::OrganizationId;
 use crate::revocation::Revocations;
 use crate::roots::Roots;
 use crate::trust::Trust;
-use crate::verify::{Member, Purpose, Refusal, verify_certificate, verify_member};
+use crate::verify::{
+    Member, Purpose, Refusal, verify_certificate, verify_member, verify_member_or_companion,
+};
 
 /// Which signatures a verifier takes in the handshake.
 #[derive(Clone, Copy, Debug)]
@@ -207,7 +209,9 @@ impl ClientCertVerifier for ClientVerifier {
     fn client_auth_mandatory(&self) -> bool {
         matches!(
             self.rule,
-            ClientCertificates::RequireCertificate | ClientCertificates::RequireMember
+            ClientCertificates::RequireCertificate
+                | ClientCertificates::RequireMember
+                | ClientCertificates::RequireMemberOrCompanion
         )
     }
 
@@ -227,6 +231,10 @@ impl ClientCertVerifier for ClientVerifier {
         match self.rule {
             ClientCertificates::RequireMember => {
                 verify_member(&chain, &state.roots, &state.revocations, now).map_err(refused)?;
+            }
+            ClientCertificates::RequireMemberOrCompanion => {
+                verify_member_or_companion(&chain, &state.roots, &state.revocations, now)
+                    .map_err(refused)?;
             }
             _ => {
                 let of = |roots: &Roots, revocations: &Revocations| {
