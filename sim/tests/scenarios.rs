@@ -223,6 +223,34 @@ fn given_a_node_that_nobody_hears_when_time_passes_then_all_others_hold_it_faile
 }
 
 #[test]
+fn given_a_node_that_hardly_hears_when_time_passes_then_nobody_else_is_held_failed_on_its_word() {
+    let weak = Link {
+        loss: 0.97,
+        ..Link::LAN
+    };
+    let false_verdicts = |config: Config| {
+        let (mut simulation, _) = figures::converged(30, config, seed()).unwrap();
+        for other in simulation.indices().collect::<Vec<_>>() {
+            simulation.network.set_link(other, node(7), weak);
+        }
+        simulation.run_for(300 * SECOND);
+        let is_false = |notice| matches!(notice, Notice::Down(subject) if subject != node(7));
+        let records = simulation.records().iter();
+        records.filter(|record| is_false(record.notice)).count()
+    };
+    let one_observer_decides = Config {
+        quorum_large: 1,
+        quorum_small: 1,
+        failure_claims: 1,
+        ..Config::lan()
+    };
+
+    assert_eq!(false_verdicts(Config::lan()), 0);
+    assert!(false_verdicts(one_observer_decides) > 0);
+    assert!(false_verdicts(Config::lan().without_extensions()) > 500);
+}
+
+#[test]
 fn given_a_wide_area_when_one_crashes_then_only_it_is_held_failed() {
     let wide = Link {
         loss: 0.02,
