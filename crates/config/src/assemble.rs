@@ -10,6 +10,7 @@ use multiaddr::{Multiaddr, PeerId};
 use crate::decode::Set;
 use crate::kind::Value;
 use crate::settings::*;
+use crate::table::Fallback;
 use crate::value::{HostPort, Secret, Url};
 
 /// The settings that `values` stand for; every key with a default must be there.
@@ -55,6 +56,8 @@ pub(crate) fn settings_from(
             max_files: v.get("logging.max_files"),
             repeat_window: v.get("logging.repeat_window"),
         },
+        rpc: rpc(&v),
+        cluster: cluster(&v),
         carried,
     }
 }
@@ -165,14 +168,7 @@ fn discovery_server(v: &Values<'_>) -> DiscoveryServer {
         organization: v.field(record, "organization"),
         region: record.get("region").and_then(FromValue::from_value),
     };
-    let seeds = match v
-        .0
-        .get("discovery.server.bootstrap_peers")
-        .map(|set| &set.value)
-    {
-        Some(Value::Records(records)) => records.iter().map(seed).collect(),
-        _ => Vec::new(),
-    };
+    let seeds = v.records("discovery.server.bootstrap_peers");
     DiscoveryServer {
         listen_address: v.get("discovery.server.listen_address"),
         database_url: v.optional("discovery.server.database.url"),
@@ -180,7 +176,49 @@ fn discovery_server(v: &Values<'_>) -> DiscoveryServer {
         ca_cert: v.get("discovery.server.auth.ca_cert"),
         anonymous_bootstrap: v.get("discovery.server.auth.anonymous_bootstrap"),
         peer_expiry: v.get("discovery.server.peer_expiry"),
-        bootstrap_peers: seeds,
+        bootstrap_peers: seeds.iter().map(seed).collect(),
+    }
+}
+
+fn rpc(v: &Values<'_>) -> Rpc {
+    let command = |record: &BTreeMap<&'static str, Value>| WorkerCommand {
+        method: v.field(record, "method"),
+        run: v.field(record, "run"),
+        timeout: v.field_or(record, "timeout", "rpc.worker.commands[].timeout"),
+        max_running: v.field_or(record, "max_running", "rpc.worker.commands[].max_running"),
+    };
+    Rpc {
+        bind_addr: v.get("rpc.bind_addr"),
+        advertise_addr: v.optional("rpc.advertise_addr"),
+        max_message_size: v.get("rpc.max_message_size"),
+        max_calls: v.get("rpc.max_calls"),
+        max_calls_per_connection: v.get("rpc.max_calls_per_connection"),
+        max_connections: v.get("rpc.max_connections"),
+        drain_timeout: v.get("rpc.drain_timeout"),
+        worker_commands: v
+            .records("rpc.worker.commands")
+            .iter()
+            .map(command)
+            .collect(),
+    }
+}
+
+fn cluster(v: &Values<'_>) -> Cluster {
+    let remote = |record: &BTreeMap<&'static str, Value>| RemoteDirectors {
+        region: v.field(record, "region"),
+        addresses: v.field(record, "addresses"),
+    };
+    Cluster {
+        bind_addr: v.get("cluster.bind_addr"),
+        advertise_addr: v.optional("cluster.advertise_addr"),
+        seeds: v.get("cluster.seeds"),
+        label: v.get("cluster.label"),
+        zone: v.optional("cluster.zone"),
+        remote_directors: v
+            .records("cluster.remote_directors")
+            .iter()
+            .map(remote)
+            .collect(),
     }
 }
 
@@ -204,6 +242,33 @@ impl Values<'_> {
             Some(Value::Text(word)) => word,
             _ => unreachable!("key {path} has no default or is no word"),
         }
+    }
+
+    fn records(&self, path: &str) -> &[BTreeMap<&'static str, Value>] {
+        match self.0.get(path).map(|set| &set.value) {
+            Some(Value::Records(records)) => records,
+            _ => &[],
+        }
+    }
+
+    /// The field, else the default that the table has for `path`.
+    fn field_or<T: FromValue>(
+        &self,
+        record: &BTreeMap<&'static str, Value>,
+        name: &str,
+        path: &str,
+    ) -> T {
+        if let Some(value) = record.get(name).and_then(T::from_value) {
+            return value;
+        }
+        let default = crate::table::find(path).and_then(|key| match key.default {
+            Fallback::Value(text) => key.kind.read(text, None).ok(),
+            _ => None,
+        });
+        let Some(value) = default.as_ref().and_then(T::from_value) else {
+            unreachable!("key {path} has no default or another type")
+        };
+        value
     }
 
     fn field<T: FromValue>(&self, record: &BTreeMap<&'static str, Value>, name: &str) -> T {

@@ -44,18 +44,22 @@ pub(crate) fn each_value(layers: &Layers, report: &mut Report) {
             }
         }
     }
-    let path = "discovery.server.bootstrap_peers";
-    if let Some(set) = layers.values.get(path)
-        && let Value::Records(seeds) = &set.value
-        && seeds.iter().any(
-            |seed| matches!(seed.get("addresses"), Some(Value::List(items)) if items.is_empty()),
-        )
-    {
-        report.add(Problem::new(
-            set.origin.clone(),
-            format!("{path}[].addresses"),
-            "the list must not be empty",
-        ));
+    for path in [
+        "discovery.server.bootstrap_peers",
+        "cluster.remote_directors",
+    ] {
+        if let Some(set) = layers.values.get(path)
+            && let Value::Records(records) = &set.value
+            && records.iter().any(|record| {
+                matches!(record.get("addresses"), Some(Value::List(items)) if items.is_empty())
+            })
+        {
+            report.add(Problem::new(
+                set.origin.clone(),
+                format!("{path}[].addresses"),
+                "the list must not be empty",
+            ));
+        }
     }
 }
 
@@ -68,6 +72,7 @@ pub(crate) fn together(settings: &Settings, layers: &Layers, report: &mut Report
         check.bootstrap_source(),
         check.issuer(),
         check.trust_model(),
+        check.commands(),
     ];
     for problem in problems
         .into_iter()
@@ -182,6 +187,27 @@ impl Check<'_> {
         Some(Problem::new(origin, "network.trust.model", what).help("keep one of the two"))
     }
 
+    /// A method is served by one command, and a command has a program.
+    fn commands(&self) -> Option<Problem> {
+        let path = "rpc.worker.commands";
+        let commands = &self.settings.rpc.worker_commands;
+        if !self.sure(&[path]) {
+            return None;
+        }
+        let repeated = commands.iter().enumerate().find(|(index, command)| {
+            commands[..*index]
+                .iter()
+                .any(|other| other.method == command.method)
+        });
+        if let Some((_, command)) = repeated {
+            let what = format!("{} is there twice", quoted(&command.method));
+            return Some(self.problem(path, what));
+        }
+        let empty = commands.iter().find(|command| command.run.is_empty())?;
+        let what = format!("{} has no program in its run", quoted(&empty.method));
+        Some(self.problem(path, what))
+    }
+
     fn degrees(&self) -> Vec<Problem> {
         let gossip = &self.settings.network.libp2p.gossipsub;
         let mut problems = Vec::new();
@@ -229,6 +255,9 @@ impl Check<'_> {
                 .listen_address
                 .map(|address| ("monitoring.listen_address", address)),
         );
+        if self.sure(&["roles"]) && settings.takes_calls() {
+            listeners.push(("cluster.bind_addr", settings.cluster.bind_addr));
+        }
         listeners.retain(|(path, _)| self.sure(&[path]));
         let mut problems = Vec::new();
         for (index, (path, address)) in listeners.iter().enumerate() {

@@ -54,6 +54,7 @@ pub(crate) fn fill(layers: &mut Layers, variables: Variables<'_>, report: &mut R
         "discovery.server.auth.ca_cert",
         "network.security.ca_cert",
     );
+    follow(layers, "cluster.label", "network.node_id");
     follow(layers, "api.tls.cert", "network.security.tls_cert");
     follow(layers, "api.tls.key", "network.security.tls_key");
     if let Some(Value::Path(path)) = layers.values.get("storage.path").map(|set| &set.value) {

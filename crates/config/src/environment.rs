@@ -54,6 +54,19 @@ pub(crate) fn apply(
     }
 }
 
+/// Applies variables that other systems set; one that is empty counts as not set.
+pub(crate) fn apply_legacy(variables: &[Flag], layers: &mut Layers, report: &mut Report) {
+    for variable in variables
+        .iter()
+        .filter(|variable| !variable.value.is_empty())
+    {
+        if let Some(key) = table::find(&variable.path) {
+            let origin = Origin::Environment(variable.name.clone());
+            set(key, &variable.value, origin, layers, report);
+        }
+    }
+}
+
 /// Applies flags, the strongest source.
 pub(crate) fn apply_flags(flags: &[Flag], layers: &mut Layers, report: &mut Report) {
     for flag in flags {

@@ -40,6 +40,11 @@ pub enum Kind {
     },
     /// A name of letters, digits, `.`, `-`, `_`; 1 to 63 characters.
     Name,
+    /// Any text without control characters.
+    Text {
+        /// Most bytes.
+        max: usize,
+    },
     /// An organisation id: small letters, digits, `.`, `-`, `_`; 1 to 64 characters.
     Organization,
     /// One of these words.
@@ -122,6 +127,7 @@ impl Kind {
                 bytes => Ok(Value::Size(bytes)),
             },
             Self::Name => read_name(text).map(Value::Text),
+            Self::Text { max } => read_text(text, max).map(Value::Text),
             Self::Organization => read_organization(text).map(Value::Text),
             Self::Choice(words) => read_choice(text, words).map(Value::Text),
             Self::Path => read_path(text, base).map(Value::Path),
@@ -154,6 +160,7 @@ impl Kind {
             }
             Self::Size { min } => format!("size, at least {}", show_size(min)),
             Self::Name => "name".to_owned(),
+            Self::Text { max } => format!("text, 1 to {max} bytes"),
             Self::Organization => "organisation id".to_owned(),
             Self::Choice(words) => words
                 .iter()
@@ -170,7 +177,9 @@ impl Kind {
             Self::ServerUrl => "https URL".to_owned(),
             Self::DatabaseUrl => "PostgreSQL URL".to_owned(),
             Self::Topic => "topic".to_owned(),
-            Self::Role => "`discovery`, `issuer`, `relay`, `storage`".to_owned(),
+            Self::Role => {
+                "`director`, `discovery`, `issuer`, `relay`, `storage`, `worker`".to_owned()
+            }
             Self::LogLevel => "log level".to_owned(),
             Self::List(item) => format!("list of: {}", item.describe()),
             Self::Records => "list of sections".to_owned(),
@@ -273,6 +282,16 @@ fn read_name(text: &str) -> Result<String, String> {
     ))
 }
 
+fn read_text(text: &str, max: usize) -> Result<String, String> {
+    if (1..=max).contains(&text.len()) && !text.chars().any(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not 1 to {max} bytes without control characters",
+        quoted(text)
+    ))
+}
+
 fn read_organization(text: &str) -> Result<String, String> {
     let allowed =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
@@ -334,7 +353,14 @@ fn read_topic(text: &str) -> Result<String, String> {
 }
 
 fn read_role(text: &str) -> Result<Role, String> {
-    const BUILT: [Role; 4] = [Role::Storage, Role::Discovery, Role::Relay, Role::Issuer];
+    const BUILT: [Role; 6] = [
+        Role::Storage,
+        Role::Discovery,
+        Role::Relay,
+        Role::Issuer,
+        Role::Director,
+        Role::Worker,
+    ];
     if let Some(role) = BUILT.into_iter().find(|role| role.as_str() == text) {
         return Ok(role);
     }

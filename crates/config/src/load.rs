@@ -21,6 +21,8 @@ pub struct Inputs {
     pub files: Vec<PathBuf>,
     /// The whole environment: `WARREN_*` sets keys, anything may stand in `${…}`.
     pub environment: BTreeMap<String, String>,
+    /// Keys set by variables of another name than ours (`SEED_NODES`): weaker than `WARREN_*`, stronger than files.
+    pub legacy_variables: Vec<Flag>,
     /// Keys set on the command line.
     pub flags: Vec<Flag>,
     /// What `${HOSTNAME}` stands for where no variable says so.
@@ -105,6 +107,7 @@ pub fn inspect(inputs: &Inputs, mut read: impl FnMut(&Path) -> io::Result<Vec<u8
             }
         }
     }
+    environment::apply_legacy(&inputs.legacy_variables, &mut layers, &mut report);
     environment::apply(
         &inputs.environment,
         &inputs.reserved_variables,

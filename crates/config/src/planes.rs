@@ -6,7 +6,6 @@ pub(crate) const CARRIED: &[(&str, &str)] = &[
     ("bandwidth", "replication"),
     ("cache", "cache"),
     ("cdn", "cdn"),
-    ("cluster", "cluster"),
     ("dns", "dns"),
     ("edge", "edge"),
     ("federation", "federation"),
@@ -26,7 +25,6 @@ pub(crate) const CARRIED: &[(&str, &str)] = &[
     ("network.trust", "federation"),
     ("regions", "blueprint"),
     ("replication", "replication"),
-    ("rpc", "rpc"),
     ("search", "search"),
     ("security_groups", "blueprint"),
     ("services", "services"),
@@ -38,14 +36,12 @@ pub(crate) const CARRIED: &[(&str, &str)] = &[
 pub(crate) const ROLES: &[(&str, &str)] = &[
     ("access", "vpn"),
     ("coordinator", "vpn"),
-    ("director", "cluster"),
     ("edge", "edge"),
     ("exit", "vpn"),
     ("federation", "federation"),
     ("gateway", "gateway"),
     ("hub", "edge"),
     ("search", "search"),
-    ("worker", "cluster"),
 ];
 
 /// The documents' short variables for keys of those planes.

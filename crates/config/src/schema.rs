@@ -111,7 +111,7 @@ fn of_kind(kind: Kind) -> Value {
             json!({ "anyOf": [{ "enum": words }, { "type": "null" }, pattern(VARIABLE)] })
         }
         Kind::Role => {
-            json!({ "anyOf": [{ "enum": ["discovery", "issuer", "relay", "storage"] }, pattern(VARIABLE)] })
+            json!({ "anyOf": [{ "enum": ["director", "discovery", "issuer", "relay", "storage", "worker"] }, pattern(VARIABLE)] })
         }
         Kind::Multiaddr => pattern(&format!("^/|{VARIABLE}")),
         Kind::PeerAddress => pattern(&format!("^/.*/p2p/|{VARIABLE}")),
@@ -122,6 +122,7 @@ fn of_kind(kind: Kind) -> Value {
         Kind::List(item) => json!({ "type": ["array", "null"], "items": of_kind(*item) }),
         Kind::Records => json!({ "type": ["array", "null"] }),
         Kind::Name
+        | Kind::Text { .. }
         | Kind::Organization
         | Kind::Path
         | Kind::Socket

@@ -30,6 +30,10 @@ pub struct Settings {
     pub monitoring: Monitoring,
     /// Where log lines go.
     pub logging: Logging,
+    /// Calls between members; in use only when `roles` holds [`Role::Director`] or [`Role::Worker`].
+    pub rpc: Rpc,
+    /// Membership of directors and workers; in use as [`Settings::rpc`].
+    pub cluster: Cluster,
     /// Sections of planes that this build does not run, carried as they stand (variables not expanded).
     pub carried: Vec<Carried>,
 }
@@ -41,6 +45,12 @@ impl Settings {
         self.network.libp2p.relay.server
             || self.roles.contains(&Role::Relay)
             || self.roles.contains(&Role::Discovery)
+    }
+
+    /// Whether this node takes calls: its roles name director or worker.
+    #[must_use]
+    pub fn takes_calls(&self) -> bool {
+        self.roles.contains(&Role::Director) || self.roles.contains(&Role::Worker)
     }
 }
 
@@ -55,6 +65,10 @@ pub enum Role {
     Relay,
     /// Signs the certificate requests of joining machines.
     Issuer,
+    /// Passes calls on to workers.
+    Director,
+    /// Carries calls out.
+    Worker,
 }
 
 impl Role {
@@ -66,6 +80,8 @@ impl Role {
             Self::Discovery => "discovery",
             Self::Relay => "relay",
             Self::Issuer => "issuer",
+            Self::Director => "director",
+            Self::Worker => "worker",
         }
     }
 }
@@ -409,6 +425,66 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// `rpc.*`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rpc {
+    /// UDP address that calls come in at.
+    pub bind_addr: SocketAddr,
+    /// Where others send calls; `None`: the address they know from gossip, with the port listened on.
+    pub advertise_addr: Option<SocketAddr>,
+    /// Largest request and response of one call, in bytes.
+    pub max_message_size: u64,
+    /// Calls in flight.
+    pub max_calls: usize,
+    /// Calls in flight of one connection.
+    pub max_calls_per_connection: u32,
+    /// Connections.
+    pub max_connections: usize,
+    /// How long a stop waits for calls in flight.
+    pub drain_timeout: Duration,
+    /// Commands that the role worker serves as methods.
+    pub worker_commands: Vec<WorkerCommand>,
+}
+
+/// One entry of `rpc.worker.commands`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerCommand {
+    /// The method's name.
+    pub method: String,
+    /// Program and arguments. Not empty.
+    pub run: Vec<String>,
+    /// When a run is killed.
+    pub timeout: Duration,
+    /// Runs at once.
+    pub max_running: usize,
+}
+
+/// `cluster.*`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// Address of gossip, UDP and TCP.
+    pub bind_addr: SocketAddr,
+    /// Where others reach it; `None`: worked out from where it listens.
+    pub advertise_addr: Option<SocketAddr>,
+    /// Members to begin with.
+    pub seeds: Vec<HostPort>,
+    /// Name of this member for people.
+    pub label: String,
+    /// Zone label.
+    pub zone: Option<String>,
+    /// Directors of clusters in other regions.
+    pub remote_directors: Vec<RemoteDirectors>,
+}
+
+/// One entry of `cluster.remote_directors`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteDirectors {
+    /// Their region.
+    pub region: String,
+    /// Where they take calls. Not empty.
+    pub addresses: Vec<HostPort>,
 }
 
 /// A section of a plane that this build does not run.

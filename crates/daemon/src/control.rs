@@ -1,6 +1,5 @@
 //! What the management API asks of the daemon: reload, bootstrap, register, join tokens, announcements.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use warren_telemetry::logging::LogHandle;
 
 use crate::peers::{Announcement, MeshPeers};
 use crate::random;
+use crate::settings::Sources;
 use crate::trust_keeper::RenewalRequest;
 
 /// How long `bootstrap` waits for a first peer.
@@ -35,8 +35,8 @@ const RENEWAL_RETRY_S: u64 = 10;
 
 /// The daemon as the API sees it.
 pub(crate) struct DaemonControl {
-    /// The files to read again; empty for a node that was not started from files.
-    pub(crate) files: Vec<PathBuf>,
+    /// What to read again; no files for a node that was not started from files.
+    pub(crate) sources: Sources,
     /// What is in force.
     pub(crate) loaded: Mutex<Loaded>,
     /// The settings in force, for those who can follow a change.
@@ -63,11 +63,11 @@ impl DaemonControl {
                 message,
             )
         };
-        if self.files.is_empty() {
+        if self.sources.files.is_empty() {
             return Err(refuse("this node was not started from configuration files: there is nothing to read again".to_owned()));
         }
-        let files = self.files.clone();
-        let new = tokio::task::spawn_blocking(move || crate::settings::load(&files))
+        let sources = self.sources.clone();
+        let new = tokio::task::spawn_blocking(move || sources.load())
             .await
             .map_err(|error| {
                 ApiError::internal(format!("the configuration could not be read: {error}"))

@@ -85,7 +85,7 @@ impl Network {
         self.nodes.push(
             Node::start(Start {
                 loaded,
-                files: Vec::new(),
+                sources: settings::Sources::default(),
                 log: None,
             })
             .await?,

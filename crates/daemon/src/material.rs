@@ -131,6 +131,8 @@ fn capability_for(role: Role) -> Option<Capability> {
         Role::Storage => Some(Capability::Storage),
         Role::Discovery => Some(Capability::Discovery),
         Role::Relay => Some(Capability::Relay),
+        Role::Director => Some(Capability::Director),
+        Role::Worker => Some(Capability::Worker),
         Role::Issuer => None,
     }
 }
@@ -138,10 +140,16 @@ fn capability_for(role: Role) -> Option<Capability> {
 /// The roles that a certificate with these capabilities allows; whether the node is an issuer too, it does not say.
 #[must_use]
 pub fn roles_allowed_by(capabilities: &Capabilities) -> Vec<Role> {
-    [Role::Storage, Role::Discovery, Role::Relay]
-        .into_iter()
-        .filter(|role| capability_for(*role).is_some_and(|needed| capabilities.allows(&needed)))
-        .collect()
+    [
+        Role::Storage,
+        Role::Discovery,
+        Role::Relay,
+        Role::Director,
+        Role::Worker,
+    ]
+    .into_iter()
+    .filter(|role| capability_for(*role).is_some_and(|needed| capabilities.allows(&needed)))
+    .collect()
 }
 
 /// The roles that a certificate with these capabilities does not allow.

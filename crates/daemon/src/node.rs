@@ -36,6 +36,7 @@ use crate::discovery_parts::{self, RunningClient, RunningServer};
 use crate::files::{self, Overwrite};
 use crate::mesh_settings::{description, mesh_config, role_names};
 use crate::peers::{self, MeshPeers};
+use crate::settings::Sources;
 use crate::trust_keeper::{RenewalRequest, TrustKeeper};
 use crate::upkeep;
 use crate::{material, random};
@@ -50,8 +51,8 @@ const RENEWAL_REQUESTS: usize = 4;
 pub struct Start {
     /// The configuration.
     pub loaded: Loaded,
-    /// The files it came from, to be read again at a reload; empty: it cannot be reloaded.
-    pub files: Vec<PathBuf>,
+    /// What it came from, to be read again at a reload; without files it cannot be reloaded.
+    pub sources: Sources,
     /// Where the log level is changed; `None` leaves it alone.
     pub log: Option<LogHandle>,
 }
@@ -167,7 +168,7 @@ impl Node {
         let renewals = start_keeper(&ground, settings_receiver.clone());
         let facts = facts(&start.loaded, content.bulk_address);
         let control = Arc::new(DaemonControl {
-            files: start.files,
+            sources: start.sources,
             loaded: std::sync::Mutex::new(start.loaded),
             settings: settings_sender,
             log: start.log,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 use warren_config::Problems;
 use warren_daemon::preflight;
+use warren_daemon::settings::Variables;
 use warren_identity::UnixTime;
 
 use crate::args::Global;
@@ -28,7 +29,7 @@ struct Checked {
 
 /// Reads the configuration and every file that it names; starts and makes nothing.
 pub(crate) fn check(global: &Global, format: Format) -> anyhow::Result<ExitCode> {
-    let inspection = warren_daemon::settings::inspect(&super::config_files(global));
+    let inspection = super::sources(global, Variables::Own).inspect();
     let (listed, unlisted) = match &inspection.outcome {
         Ok(_) => (&[][..], 0),
         Err(problems) => (problems.listed.as_slice(), problems.unlisted),

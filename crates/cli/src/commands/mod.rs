@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::CommandFactory;
 use warren_config::Loaded;
+use warren_daemon::settings::{Sources, Variables};
 
 use crate::args::{
     CaCommand, CertCommand, Cli, Command, ConfigCommand, DEFAULT_CONFIG, Global, StoreCommand,
@@ -47,7 +48,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show) => config::show(&global, format)?,
         Command::Config(ConfigCommand::Schema) => config::schema()?,
         Command::Dev(args) => return block_on(dev::run(&args, format)),
-        Command::Start(args) => return start::run(&args, &global, format),
+        Command::Start(args) => return start::run(&args, Variables::Own, &global, format),
         Command::Version => version(format)?,
         Command::Completions { shell } => {
             // The generator panics where its output ends early, as in `warren completions bash | head`.
@@ -152,27 +153,57 @@ fn api_client(global: &Global) -> anyhow::Result<ApiClient> {
     })
 }
 
-/// The files that make up the configuration.
+/// The files that make up the configuration. A folder stands for its `default.yaml`, and after it the file of the
+/// environment that `WARREN_ENV` or `ENV` names, where that is there: `production.yaml`.
 fn config_files(global: &Global) -> Vec<PathBuf> {
     if global.config.is_empty() {
-        vec![PathBuf::from(DEFAULT_CONFIG)]
-    } else {
-        global.config.clone()
+        return vec![PathBuf::from(DEFAULT_CONFIG)];
     }
+    let mut files = Vec::new();
+    for path in &global.config {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        files.push(path.join("default.yaml"));
+        let name = ["WARREN_ENV", "ENV"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok().filter(|name| !name.is_empty()));
+        // A name, not a way out of the folder.
+        let layer = name
+            .filter(|name| !name.contains(['/', '\\']))
+            .map(|name| path.join(format!("{name}.yaml")));
+        files.extend(layer.filter(|path| path.is_file()));
+    }
+    files
+}
+
+/// What the configuration is read from. Directors and workers need no file where the environment says all.
+fn sources(global: &Global, variables: Variables) -> Sources {
+    let mut files = config_files(global);
+    if variables != Variables::Own && is_missing_default(&files) {
+        files.clear();
+    }
+    Sources { files, variables }
+}
+
+fn is_missing_default(files: &[PathBuf]) -> bool {
+    matches!(files, [only] if only == Path::new(DEFAULT_CONFIG) && !only.exists())
 }
 
 /// Reads the configuration; every problem is in the error.
 fn load_config(global: &Global) -> anyhow::Result<Loaded> {
-    let files = config_files(global);
-    if let [only] = files.as_slice()
-        && only == Path::new(DEFAULT_CONFIG)
-        && !only.exists()
-    {
+    if is_missing_default(&config_files(global)) {
         bail!(
             "there is no {DEFAULT_CONFIG}: name a file with --config, make one with `warren init`, or join with `warren join`"
         );
     }
-    warren_daemon::settings::load(&files)
+    load_sources(&sources(global, Variables::Own))
+}
+
+fn load_sources(sources: &Sources) -> anyhow::Result<Loaded> {
+    sources
+        .load()
         .map_err(|problems| config::bad_configuration(&problems).into())
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren_config::{LogFormat, Logging};
 use warren_daemon::node::{Node, Start};
+use warren_daemon::settings::Variables;
 use warren_telemetry::logging::{self, FileSettings, LogSettings};
 
 use crate::args::{Global, StartArgs};
@@ -19,8 +20,17 @@ struct Planned {
     roles: Vec<&'static str>,
 }
 
-pub(crate) fn run(args: &StartArgs, global: &Global, format: Format) -> anyhow::Result<ExitCode> {
-    let loaded = super::load_config(global)?;
+pub(crate) fn run(
+    args: &StartArgs,
+    variables: Variables,
+    global: &Global,
+    format: Format,
+) -> anyhow::Result<ExitCode> {
+    let sources = super::sources(global, variables);
+    let loaded = match variables {
+        Variables::Own => super::load_config(global)?,
+        _ => super::load_sources(&sources)?,
+    };
     if args.dry_run {
         let settings = &loaded.settings;
         let planned = Planned {
@@ -43,7 +53,7 @@ pub(crate) fn run(args: &StartArgs, global: &Global, format: Format) -> anyhow::
     }
     let start = Start {
         loaded,
-        files: super::config_files(global),
+        sources,
         log: Some(log),
     };
     super::block_on(serve(start))?;

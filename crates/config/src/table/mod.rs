@@ -1,6 +1,7 @@
 //! The one table of keys. Reading, error messages, `config show`, the JSON Schema, the documentation and the reload plan all
 //! come from it; a key that is not here does not exist.
 
+pub(crate) mod call;
 mod network;
 mod node;
 
@@ -93,6 +94,7 @@ pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         network::PLACES,
         node::DISCOVERY,
         node::NODE,
+        call::CALL,
     ]
     .concat()
 });

@@ -54,6 +54,15 @@ impl Sources {
         self
     }
 
+    pub fn legacy(mut self, name: &str, path: &str, value: &str) -> Self {
+        self.inputs.legacy_variables.push(Flag {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            value: value.to_owned(),
+        });
+        self
+    }
+
     pub fn load(&self) -> Result<Loaded, Problems> {
         let files: BTreeMap<&Path, &Vec<u8>> = self
             .files
