@@ -5,10 +5,17 @@ use std::time::{Duration, Instant};
 
 use warren_identity::Member;
 
+use crate::core::claims::Claims;
 use crate::core::frame::Terms;
 use crate::core::metadata::{Metadata, MetadataError};
+use crate::core::trace::{TRACEPARENT, TraceParent};
 use crate::descriptor::Method;
 use crate::status::{Code, Status};
+
+/// The metadata key of [`Context::with_idempotency_key`].
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The metadata key of [`Context::request_id`].
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 
 /// Milliseconds, for deadlines: `Context::deadline(ms(200))`.
 #[must_use]
@@ -31,6 +38,7 @@ pub struct Context {
 struct Baggage {
     metadata: Metadata,
     caller: Option<Arc<Member>>,
+    claims: Option<Arc<Claims>>,
 }
 
 impl Context {
@@ -104,11 +112,47 @@ impl Context {
         self.idempotent
     }
 
+    /// The same, with a key under which a server carries the call out once, however often it is sent: while it runs the
+    /// others wait for it, for ten minutes afterwards they get its answer. Such a call goes on when its caller goes
+    /// away or gives up. A key belongs to one caller, one unary method and one request, and to one server: another knows
+    /// nothing of it. It does not go along with the calls that the handler makes. 1 to 255 characters, random ones best.
+    ///
+    /// # Errors
+    /// [`MetadataError`].
+    pub fn with_idempotency_key(self, key: &str) -> Result<Self, MetadataError> {
+        self.with_metadata(IDEMPOTENCY_KEY, key)
+    }
+
+    /// At a server with an authorizer: what the caller's token says, verified.
+    #[must_use]
+    pub fn claims(&self) -> Option<&Claims> {
+        self.baggage.as_ref()?.claims.as_deref()
+    }
+
+    /// The trace the call belongs to (W3C Trace Context), if it belongs to one. At a server, the step is the server's
+    /// own: calls made with this context are its children.
+    #[must_use]
+    pub fn trace_parent(&self) -> Option<TraceParent> {
+        TraceParent::parse(self.metadata(TRACEPARENT)?)
+    }
+
+    /// What log lines call the request, the same at every server that works for it, if any of them logs it.
+    #[must_use]
+    pub fn request_id(&self) -> Option<&str> {
+        self.metadata(REQUEST_ID)
+    }
+
     /// The context a handler gets, of a call that was read at `now`.
-    pub(crate) fn received(terms: Terms<Metadata>, caller: Arc<Member>, now: Instant) -> Self {
+    pub(crate) fn received(
+        terms: Terms<Metadata>,
+        caller: Arc<Member>,
+        claims: Option<Arc<Claims>>,
+        now: Instant,
+    ) -> Self {
         let baggage = Baggage {
             metadata: terms.metadata,
             caller: Some(caller),
+            claims,
         };
         Self {
             deadline: terms.timeout.and_then(|timeout| now.checked_add(timeout)),

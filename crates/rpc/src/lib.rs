@@ -13,13 +13,16 @@
 #[doc(hidden)]
 #[path = "generated.rs"]
 pub mod __private;
+mod authorize;
 mod caller;
 mod client;
 mod codec;
 mod context;
 pub mod core;
 mod descriptor;
+mod observe;
 mod pool;
+mod reload;
 mod server;
 mod service;
 mod status;
@@ -27,13 +30,21 @@ mod stream_io;
 mod streaming;
 mod tls;
 
+pub use self::authorize::{
+    AuthorizeRequest, Authorizer, JwtAuthorizer, Token, TokenAlgorithm, TokenKeys, TokenKeysError,
+};
 pub use self::caller::Caller;
 pub use self::client::{Client, ClientOptions, ConnectError, Connection};
 pub use self::codec::{Codec, Postcard, Prost};
 pub use self::context::{Context, ms};
+pub use self::core::claims::{Claims, ClaimsError};
+pub use self::core::dedupe::DedupeLimits;
 pub use self::core::metadata::{Metadata, MetadataError};
+pub use self::core::trace::TraceParent;
 pub use self::descriptor::{Kind, Method, ServiceDescriptor};
+pub use self::observe::RpcMetrics;
 pub use self::pool::{Pool, PoolOptions, ServerStatus, Target};
+pub use self::reload::{CertificateFiles, ReloadError, RotationOptions, rotate_certificates};
 pub use self::server::{
     BuildError, DrainReport, Server, ServerBuilder, ServerOptions, SignalError,
 };

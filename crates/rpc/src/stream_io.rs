@@ -93,23 +93,32 @@ pub(crate) async fn next_frame(
         if let Some(frame) = reader.next_frame()? {
             return Ok(Some(frame));
         }
-        match stream.read_chunk(usize::MAX, true).await {
-            Ok(Some(chunk)) => reader.push(chunk.bytes),
-            Ok(None) if reader.is_within_frame() => return Err(half_a_message()),
-            Ok(None) => return Ok(None),
-            Err(quinn::ReadError::Reset(_)) => {
-                return Err(Status::new(
-                    Code::Cancelled,
-                    "the other side gave the call up",
-                ));
-            }
-            Err(error) => {
-                return Err(Status::new(
-                    Code::Unavailable,
-                    format!("the connection ended: {error}; the call may have been carried out"),
-                ));
-            }
+        if !read_more(stream, reader).await? {
+            return Ok(None);
         }
+    }
+}
+
+/// Gives `reader` what arrives next; `false` when the stream ended between frames. Cancellation safe.
+pub(crate) async fn read_more(
+    stream: &mut RecvStream,
+    reader: &mut FrameReader,
+) -> Result<bool, Status> {
+    match stream.read_chunk(usize::MAX, true).await {
+        Ok(Some(chunk)) => {
+            reader.push(chunk.bytes);
+            Ok(true)
+        }
+        Ok(None) if reader.is_within_frame() => Err(half_a_message()),
+        Ok(None) => Ok(false),
+        Err(quinn::ReadError::Reset(_)) => Err(Status::new(
+            Code::Cancelled,
+            "the other side gave the call up",
+        )),
+        Err(error) => Err(Status::new(
+            Code::Unavailable,
+            format!("the connection ended: {error}; the call may have been carried out"),
+        )),
     }
 }
 

@@ -11,8 +11,8 @@ use futures::{Stream, StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use support::{Organization, eventually};
 use warren_rpc::{
-    ApplicationError, CallError, Caller, Code, Connection, Context, Failure, Incoming, Kind,
-    Method, ServerOptions, Service, Status, Streaming, ms,
+    ApplicationError, AuthorizeRequest, Authorizer, CallError, Caller, Claims, Code, Connection,
+    Context, Failure, Incoming, Kind, Method, Service, Status, Streaming, ms,
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,10 +151,20 @@ fn shelf() -> Shelf {
     }
 }
 
+/// Lets everybody call everything.
+struct Everyone;
+
+impl Authorizer for Everyone {
+    fn authorize(&self, _: &AuthorizeRequest<'_>) -> Result<Option<Arc<Claims>>, Status> {
+        Ok(None)
+    }
+}
+
 /// A client of a server with `service`.
 async fn connection(service: impl Service) -> Connection {
     let organization = Organization::new("org_test");
-    let (_server, address) = organization.serve(service, ServerOptions::default());
+    let (_server, address) =
+        organization.serve_as(service, |builder| builder.with_authorizer(Everyone));
     organization.connect(address).await
 }
 

@@ -17,6 +17,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Admission {
     limit: usize,
     in_flight: AtomicUsize,
+    /// Calls whose handler is done and whose answer is not written yet: a client that does not read takes nobody's place.
+    unwritten: AtomicUsize,
     /// Moving average of how long a call takes, in microseconds.
     average_us: AtomicU64,
 }
@@ -25,6 +27,10 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Place(Arc<Admission>);
 
+/// A call whose answer is still to be written, counted until dropped.
+#[derive(Debug)]
+pub struct Unwritten(Arc<Admission>);
+
 impl Admission {
     /// At most `limit` calls at once.
     #[must_use]
@@ -32,6 +38,7 @@ impl Admission {
         Arc::new(Self {
             limit,
             in_flight: AtomicUsize::new(0),
+            unwritten: AtomicUsize::new(0),
             average_us: AtomicU64::new(0),
         })
     }
@@ -49,10 +56,10 @@ impl Admission {
         Ok(place)
     }
 
-    /// Calls in flight.
+    /// Calls in flight, those included whose answer is still to be written.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::Relaxed) + self.unwritten.load(Ordering::Relaxed)
     }
 
     /// The time after which a place has likely become free.
@@ -69,6 +76,21 @@ impl Admission {
         let average = self.average_us.load(Ordering::Relaxed);
         let next = average - average / 8 + sample / 8;
         self.average_us.store(next, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    /// Gives the place to others: the handler is done, only its answer is not written yet.
+    #[must_use]
+    pub fn answered(self) -> Unwritten {
+        self.0.unwritten.fetch_add(1, Ordering::Relaxed);
+        Unwritten(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        self.0.unwritten.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -91,6 +113,17 @@ mod tests {
         assert_eq!(admission.enter().map(drop), Err(MIN_RETRY_AFTER));
         drop(first);
         assert!(admission.enter().is_ok());
+    }
+
+    #[test]
+    fn given_an_answer_to_be_written_then_it_counts_and_takes_no_place() {
+        let admission = Admission::new(1);
+        let unwritten = admission.enter().unwrap().answered();
+        assert_eq!(admission.in_flight(), 1);
+        let second = admission.enter().unwrap();
+        assert_eq!(admission.in_flight(), 2);
+        drop((unwritten, second));
+        assert_eq!(admission.in_flight(), 0);
     }
 
     #[test]

@@ -50,6 +50,18 @@ pub fn unpack(body: Body, limit: usize) -> Result<Bytes, Status> {
     }
 }
 
+/// How many bytes `body` has once decompressed, as it says itself; [`unpack`] holds it to that.
+#[must_use]
+pub fn unpacked_bytes(body: &Body) -> usize {
+    if !body.compressed {
+        return body.bytes.len();
+    }
+    match zstd::zstd_safe::get_frame_content_size(&body.bytes) {
+        Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
+        Ok(None) | Err(_) => 0,
+    }
+}
+
 /// The refusal of a message beyond `limit` bytes.
 #[must_use]
 pub fn too_large(limit: usize) -> Status {

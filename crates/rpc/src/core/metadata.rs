@@ -85,6 +85,12 @@ impl Metadata {
         Ok(())
     }
 
+    /// Takes the pair of `key` out.
+    pub(crate) fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.remove(at).1)
+    }
+
     /// Reads what the other side sent, holding it to the same rules.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() > 2 * MAX_METADATA_BYTES {

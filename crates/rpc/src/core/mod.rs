@@ -5,11 +5,17 @@
 //! * [`calls`]: the calls a client's lane waits for.
 //! * [`compress`]: smaller messages.
 //! * [`admission`]: how many calls a server takes.
+//! * [`dedupe`]: one execution per idempotency key.
+//! * [`claims`]: what a verified token says.
+//! * [`trace`]: which larger undertaking a call belongs to.
 //! * [`metadata`]: what goes along with a call.
 
 pub mod admission;
 pub mod calls;
+pub mod claims;
 pub mod compress;
+pub mod dedupe;
 pub mod frame;
 pub mod metadata;
+pub mod trace;
 pub mod wire;

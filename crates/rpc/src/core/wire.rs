@@ -6,6 +6,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 /// Bytes in front of each frame.
 pub const LENGTH_BYTES: usize = 4;
 
+/// Room that is made for a frame on the strength of its length alone, in bytes.
+const MAX_RESERVED_BYTES: usize = 256 * 1024;
+
 /// Why what came is no frame. The stream cannot be read on: nobody knows where the next frame begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
@@ -65,6 +68,13 @@ impl FrameReader {
         !self.begun.is_empty() || !self.arrived.is_empty()
     }
 
+    /// The length of the frame that has begun and not ended, once it is known.
+    #[must_use]
+    pub fn begun_frame(&self) -> Option<usize> {
+        let length = self.begun.first_chunk::<LENGTH_BYTES>()?;
+        Some(u32::from_le_bytes(*length) as usize)
+    }
+
     /// The next whole frame: its kind and payload.
     ///
     /// # Errors
@@ -76,7 +86,9 @@ impl FrameReader {
                 return Ok(None);
             };
             if self.arrived.len() < LENGTH_BYTES + length {
-                self.begun.reserve(LENGTH_BYTES + length);
+                // Beyond this, room is made for what came, not for what was announced.
+                self.begun
+                    .reserve((LENGTH_BYTES + length).min(MAX_RESERVED_BYTES));
                 self.keep_rest();
                 return Ok(None);
             }

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use quinn::Endpoint;
 use warren_identity::{Leaf, NodeKey, Roots, Trust, UnixTime};
 
-use super::{Server, ServerOptions};
+use super::{Hooks, Server, ServerOptions};
+use crate::authorize::Authorizer;
+use crate::core::dedupe::DedupeLimits;
+use crate::observe::RpcMetrics;
 use crate::tls::{QuicConfigError, quic_server};
 
 /// Why a server could not be built. Nothing is bound then.
@@ -45,11 +49,21 @@ pub enum BuildError {
 }
 
 /// Describes a server.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct ServerBuilder {
     identity: Option<(NodeKey, Leaf, PathBuf)>,
     trust: Option<Trust>,
     options: ServerOptions,
+    hooks: Hooks,
+}
+
+impl std::fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerBuilder")
+            .field("trust", &self.trust)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ServerBuilder {
@@ -105,6 +119,27 @@ impl ServerBuilder {
         self
     }
 
+    /// Who may call what: without one, members may call every method that declares no permission, and nobody the others.
+    #[must_use]
+    pub fn with_authorizer(mut self, authorizer: impl Authorizer) -> Self {
+        self.hooks.authorizer = Some(Arc::new(authorizer));
+        self
+    }
+
+    /// Counts into `metrics`, which several servers may share.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: &RpcMetrics) -> Self {
+        self.hooks.metrics = Some(metrics.clone());
+        self
+    }
+
+    /// How much is remembered of calls with idempotency keys.
+    #[must_use]
+    pub fn with_dedupe_limits(mut self, limits: DedupeLimits) -> Self {
+        self.hooks.dedupe = limits;
+        self
+    }
+
     /// Binds the UDP socket. Needs a Tokio runtime.
     ///
     /// # Errors
@@ -117,7 +152,7 @@ impl ServerBuilder {
         let config = quic_server(&trust)?;
         let endpoint = Endpoint::server(config, address)
             .map_err(|source| BuildError::Bind { address, source })?;
-        Ok(Server::new(endpoint, trust, self.options))
+        Ok(Server::new(endpoint, trust, self.options, self.hooks))
     }
 }
 

@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use quinn::Incoming;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use warren_identity::{Member, UnixTime};
 
-use super::{PROTOCOL_ERROR, Phase, STOPPED, Shared, lane, stream};
+use super::{PROTOCOL_ERROR, Phase, STOPPED, ServerOptions, Shared, lane, stream};
 use crate::client::peer_of;
-use crate::core::frame::{CALL, CONTROL, Control, Hello, LANE, put_control};
-use crate::status::Status;
+use crate::core::frame::{CALL, CONTROL, Control, Hello, LANE, MAX_OVERHEAD_BYTES, put_control};
+use crate::observe::{Refused, RpcMetrics};
+use crate::service::Failure;
+use crate::status::{Code, Status};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,6 +23,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most lanes one client may open.
 const MAX_LANES: usize = 16;
+/// What big requests are counted in.
+pub(super) const BUDGET_UNIT_BYTES: usize = 1024;
 /// How often a standing connection's certificate is looked at again.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -28,8 +33,25 @@ pub(super) struct Peer {
     pub(super) shared: Arc<Shared>,
     pub(super) quic: quinn::Connection,
     pub(super) member: Arc<Member>,
+    /// Room for big requests, in units of [`BUDGET_UNIT_BYTES`].
+    pub(super) request_budget: Arc<Semaphore>,
     calls: AtomicUsize,
     lanes: AtomicUsize,
+    /// Bytes of answers that wait for the client to take them.
+    queued_answers: AtomicUsize,
+}
+
+/// Bytes of an answer that wait to be taken, counted until dropped.
+pub(super) struct QueuedAnswer {
+    peer: Arc<Peer>,
+    bytes: usize,
+}
+
+impl Drop for QueuedAnswer {
+    fn drop(&mut self) {
+        let queued = &self.peer.queued_answers;
+        queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// A call's place on its connection, given back when dropped.
@@ -49,12 +71,40 @@ impl Peer {
         Ok(place)
     }
 
+    /// Counts an answer that is to be sent. One beyond what may wait becomes a failure: its client asks without reading.
+    pub(super) fn queue_answer(
+        self: &Arc<Self>,
+        result: Result<Bytes, Failure>,
+    ) -> (Result<Bytes, Failure>, QueuedAnswer) {
+        let bytes = match &result {
+            Ok(response) => response.len(),
+            Err(Failure::Application { encoded, .. }) => encoded.len(),
+            Err(Failure::Status(_)) => 0,
+        };
+        let before = self.queued_answers.fetch_add(bytes, Ordering::Relaxed);
+        let mut queued = QueuedAnswer {
+            peer: Arc::clone(self),
+            bytes,
+        };
+        if before == 0 || before + bytes <= self.shared.options.max_queued_bytes_per_connection {
+            return (result, queued);
+        }
+        self.queued_answers.fetch_sub(bytes, Ordering::Relaxed);
+        queued.bytes = 0;
+        let status = Status::new(
+            Code::ResourceExhausted,
+            "the call was carried out, but more answers wait than this client takes",
+        );
+        (Err(status.into()), queued)
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         *self.shared.phase.borrow() != Phase::Serving
     }
 
     /// Ends the connection of a client that does not keep to the protocol.
     pub(super) fn protocol_error(&self, error: &dyn std::fmt::Display) {
+        self.shared.refused(Refused::Protocol);
         tracing::warn!(peer = %self.member.peer_id, %error, "closed a connection that does not keep to the protocol");
         self.quic
             .close(PROTOCOL_ERROR, error.to_string().as_bytes());
@@ -73,10 +123,12 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
     let quic = match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming).await {
         Ok(Ok(quic)) => quic,
         Ok(Err(error)) => {
+            shared.refused(Refused::Handshake);
             tracing::info!(%address, %error, "refused a connection");
             return;
         }
         Err(_) => {
+            shared.refused(Refused::Handshake);
             tracing::info!(%address, "a connection did not finish its handshake in time");
             return;
         }
@@ -84,18 +136,23 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
     let member = match peer_of(&shared.trust, &quic) {
         Ok(member) => Arc::new(member),
         Err(refusal) => {
+            shared.refused(Refused::NotMember);
             tracing::info!(%address, %refusal, "refused a connection");
             quic.close(STOPPED, b"refused");
             return;
         }
     };
     let peer = Arc::new(Peer {
+        request_budget: Arc::new(Semaphore::new(budget_units(&shared.options))),
         shared,
         quic,
         member,
         calls: AtomicUsize::new(0),
         lanes: AtomicUsize::new(0),
+        queued_answers: AtomicUsize::new(0),
     });
+    let _counted = peer.shared.metrics.as_ref().map(RpcMetrics::connected);
+    let mut carried = Carried::default();
     let mut streams = JoinSet::new();
     streams.spawn(speak(Arc::clone(&peer)));
     let mut phase = peer.shared.phase.subscribe();
@@ -109,6 +166,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
             Some(_) = streams.join_next() => {}
             _ = phase.wait_for(|phase| *phase == Phase::Stopped) => break,
             _ = recheck.tick() => {
+                carried.count(&peer);
                 if let Err(refusal) = peer.shared.trust.recheck(&peer.member, UnixTime::now()) {
                     tracing::info!(peer = %peer.member.peer_id, %refusal, "closed a connection");
                     break;
@@ -116,7 +174,37 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
             }
         }
     }
+    carried.count(&peer);
     peer.quic.close(STOPPED, b"stopped");
+}
+
+/// What a connection has carried and was counted already.
+#[derive(Default)]
+struct Carried {
+    received: u64,
+    sent: u64,
+}
+
+impl Carried {
+    fn count(&mut self, peer: &Peer) {
+        if let Some(metrics) = &peer.shared.metrics {
+            let stats = peer.quic.stats();
+            let (received, sent) = (stats.udp_rx.bytes, stats.udp_tx.bytes);
+            metrics.carried(
+                received.saturating_sub(self.received),
+                sent.saturating_sub(self.sent),
+            );
+            *self = Self { received, sent };
+        }
+    }
+}
+
+/// How much big requests may take, at least one of the largest.
+fn budget_units(options: &ServerOptions) -> usize {
+    options
+        .max_queued_bytes_per_connection
+        .max(2 * (options.max_message_bytes + MAX_OVERHEAD_BYTES))
+        .div_ceil(BUDGET_UNIT_BYTES)
 }
 
 /// The control stream: limits first, then the farewell.

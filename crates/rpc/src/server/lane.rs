@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -11,10 +12,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::connection::{ConnectionPlace, Peer};
+use super::connection::{ConnectionPlace, Peer, QueuedAnswer};
+use super::intake::{Accepted, accept, code_of, guarded, meter_of, panicked, turned_away};
+use super::keyed::once;
 use crate::client::{BIG_MESSAGE_BYTES, CHUNKS};
-use crate::context::Context;
-use crate::core::admission::Place;
+use crate::core::admission::{Place, Unwritten};
 use crate::core::compress::{pack, unpack};
 use crate::core::frame::{
     BIG_REPLY, Body, Frame, MAX_BOUND_METHODS, MAX_OVERHEAD_BYTES, MAX_PATH_BYTES, Part, Terms,
@@ -22,9 +24,12 @@ use crate::core::frame::{
 };
 use crate::core::metadata::Metadata;
 use crate::core::wire::{FrameError, FrameReader};
+use crate::observe::{MethodMeter, Tally};
 use crate::service::{BoxFuture, Failure, Route};
 use crate::status::{Code, Status};
 
+/// Answers that wait before they are written while more calls are read, in bytes.
+const MAX_OUT_BYTES: usize = 256 * 1024;
 /// Answers of handlers' tasks taken at once.
 const FINISHED_BATCH: usize = 256;
 /// A handler that keeps the lane for longer than this gets a task from then on: it computes instead of waiting.
@@ -48,31 +53,48 @@ pub(super) async fn serve(
         sequence: 0,
         finished,
         out: BytesMut::new(),
+        tallied: Vec::new(),
     };
-    let mut reader = FrameReader::new(peer.shared.options.max_message_bytes + MAX_OVERHEAD_BYTES);
+    let mut reader = FrameReader::new(BIG_MESSAGE_BYTES + MAX_OVERHEAD_BYTES);
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
     let mut batch = Vec::new();
     loop {
         tokio::select! {
             read = receive.read_chunks(&mut chunks) => {
                 let Ok(Some(count)) = read else { break };
-                if let Err(error) = lane.take_frames(&mut reader, &mut chunks[..count]) {
-                    peer.protocol_error(&error);
-                    break;
+                match lane.take_frames(&mut reader, &mut chunks[..count], &mut send).await {
+                    Ok(()) => {}
+                    Err(LaneEnd::Gone) => break,
+                    Err(LaneEnd::Protocol(error)) => {
+                        peer.protocol_error(&error);
+                        break;
+                    }
                 }
             }
             _ = results.recv_many(&mut batch, FINISHED_BATCH) => {
                 batch.drain(..).for_each(|finished| lane.finish(finished));
             }
         }
-        if !lane.out.is_empty() && send.write_chunk(lane.out.split().freeze()).await.is_err() {
+        lane.add_up();
+        if !lane.out.is_empty() && lane.write(&mut send).await.is_err() {
             break;
         }
     }
-    // Nobody waits for what still runs.
-    lane.running
-        .values()
-        .for_each(|running| running.task.abort());
+    lane.end();
+}
+
+/// Why a lane is read no more.
+enum LaneEnd {
+    /// Its client is gone.
+    Gone,
+    /// Its client does not keep to the protocol.
+    Protocol(FrameError),
+}
+
+impl From<FrameError> for LaneEnd {
+    fn from(error: FrameError) -> Self {
+        Self::Protocol(error)
+    }
 }
 
 struct Lane {
@@ -85,6 +107,8 @@ struct Lane {
     sequence: u64,
     finished: mpsc::UnboundedSender<Finished>,
     out: BytesMut,
+    /// Methods that have answers to be added up.
+    tallied: Vec<usize>,
 }
 
 struct Bound {
@@ -92,10 +116,15 @@ struct Bound {
     route: Option<Route>,
     /// Whether its handlers have been seen to keep the lane.
     gets_task: bool,
+    /// Where its calls are counted, and those that were not added up yet.
+    meter: Option<Arc<MethodMeter>>,
+    tally: Tally,
 }
 
 struct Running {
     sequence: u64,
+    method: usize,
+    begun: Instant,
     task: AbortHandle,
 }
 
@@ -104,25 +133,66 @@ struct Finished {
     id: u32,
     sequence: u64,
     result: HandlerResult,
-    /// Held until the answer is written.
-    _places: Places,
+    /// Held until the answer is about to be written.
+    _held: (Option<Unwritten>, ConnectionPlace, QueuedAnswer),
 }
 
-type Places = (Place, ConnectionPlace);
+/// A call that waits for its handler's task.
+struct Begun {
+    id: u32,
+    method: usize,
+    at: Instant,
+    deadline: Option<Instant>,
+    /// `None` where the execution under an idempotency key has it.
+    on_server: Option<Place>,
+    on_connection: ConnectionPlace,
+}
 
 impl Lane {
-    fn take_frames(
+    async fn take_frames(
         &mut self,
         reader: &mut FrameReader,
         chunks: &mut [Bytes],
-    ) -> Result<(), FrameError> {
+        send: &mut quinn::SendStream,
+    ) -> Result<(), LaneEnd> {
         for chunk in chunks {
             reader.push(std::mem::take(chunk));
             while let Some((kind, payload)) = reader.next_frame()? {
                 self.take_frame(kind, payload)?;
+                // Small calls may have large answers.
+                if self.out.len() > MAX_OUT_BYTES {
+                    self.write(send).await?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Writes what was answered; waits while the client does not read.
+    async fn write(&mut self, send: &mut quinn::SendStream) -> Result<(), LaneEnd> {
+        let out = self.out.split().freeze();
+        send.write_chunk(out).await.map_err(|_| LaneEnd::Gone)
+    }
+
+    /// Nobody waits for what still runs.
+    fn end(&mut self) {
+        for (_, running) in self.running.drain() {
+            running.task.abort();
+            let took = running.begun.elapsed();
+            let failed = Some(Code::Cancelled);
+            self.bound[running.method].count(running.method, took, failed, &mut self.tallied);
+        }
+        self.add_up();
+    }
+
+    /// Adds up what was counted since the last time.
+    fn add_up(&mut self) {
+        for method in self.tallied.drain(..) {
+            let bound = &mut self.bound[method];
+            if let Some(meter) = &bound.meter {
+                meter.add(&mut bound.tally);
+            }
+        }
     }
 
     fn take_frame(&mut self, kind: u8, payload: Bytes) -> Result<(), FrameError> {
@@ -139,6 +209,7 @@ impl Lane {
                     return Err(FrameError::Payload(kind));
                 }
                 if let Err(status) = self.call(id, method, terms, body) {
+                    turned_away(&self.peer, self.bound[method].meter.as_deref(), &status);
                     self.fail(id, Failure::Status(status));
                 }
                 Ok(())
@@ -147,7 +218,8 @@ impl Lane {
                 if let Some(running) = self.running.remove(&id) {
                     running.task.abort();
                     let status = Status::new(Code::Cancelled, "cancelled by the caller");
-                    self.fail(id, Failure::Status(status));
+                    let took = running.begun.elapsed();
+                    self.answer(id, running.method, took, Err(status.into()));
                 }
                 Ok(())
             }
@@ -164,8 +236,10 @@ impl Lane {
         let route = self.peer.shared.router.load().get(path);
         self.bound.push(Bound {
             path: path.into(),
+            meter: meter_of(&self.peer, route.as_ref()),
             route,
             gets_task: false,
+            tally: Tally::default(),
         });
         Ok(())
     }
@@ -178,6 +252,7 @@ impl Lane {
         terms: Terms<Metadata>,
         body: Body,
     ) -> Result<(), Status> {
+        let begun = Instant::now();
         if self.peer.is_draining() {
             return Err(draining());
         }
@@ -200,50 +275,76 @@ impl Lane {
             .admission
             .enter()
             .map_err(Status::overloaded)?;
-        let places = (on_server, on_connection);
-        let request = unpack(body, self.peer.shared.options.max_message_bytes)?;
-        let begun = Instant::now();
-        let context = Context::received(terms, Arc::clone(&self.peer.member), begun);
-        let deadline = context.ends_at();
-        let mut handler = route.unary(context, request);
+        // Bigger ones come on streams of their own.
+        let limit = BIG_MESSAGE_BYTES.min(self.peer.shared.options.max_message_bytes);
+        let request = unpack(body, limit)?;
+        let Accepted { context, key, span } = accept(&self.peer, &route, terms, true, begun)?;
+        let mut call = Begun {
+            id,
+            method,
+            at: begun,
+            deadline: context.ends_at(),
+            on_server: None,
+            on_connection,
+        };
+        let data_size = Some(request.len());
+        let mut handler = match key {
+            None => {
+                call.on_server = Some(on_server);
+                route.unary(context, request)
+            }
+            Some(key) => once(
+                &self.peer,
+                &bound.path,
+                &key,
+                on_server,
+                request,
+                |request| route.unary(context, request),
+            )?,
+        };
+        if let Some(span) = span {
+            let size = |response: &Bytes| Some(response.len());
+            handler = Box::pin(span.around(data_size, handler, size));
+        }
         if !bound.gets_task {
             let polled = poll_once(&mut handler);
-            bound.gets_task = begun.elapsed() > LONG_POLL;
+            let took = begun.elapsed();
+            bound.gets_task = took > LONG_POLL;
             if let Poll::Ready(result) = polled {
-                self.answer(id, result);
+                self.answer(id, method, took, result);
                 return Ok(());
             }
         }
-        self.start(id, handler, begun, deadline, places);
+        self.start(call, handler);
         Ok(())
     }
 
     /// Gives a handler a task.
-    fn start(
-        &mut self,
-        id: u32,
-        handler: BoxFuture<HandlerResult>,
-        begun: Instant,
-        deadline: Option<Instant>,
-        places: Places,
-    ) {
+    fn start(&mut self, call: Begun, handler: BoxFuture<HandlerResult>) {
         self.sequence += 1;
-        let sequence = self.sequence;
+        let (id, method, begun, sequence) = (call.id, call.method, call.at, self.sequence);
         let finished = self.finished.clone();
-        let admission = Arc::clone(&self.peer.shared.admission);
+        let peer = Arc::clone(&self.peer);
         let task = tokio::spawn(async move {
-            let result = within(deadline, handler).await;
-            admission.took(begun.elapsed());
+            let result = within(call.deadline, guarded(handler)).await;
+            peer.shared.admission.took(begun.elapsed());
+            let (result, queued) = peer.queue_answer(result);
+            let unwritten = call.on_server.map(Place::answered);
             // A lane that ended has nobody to tell.
             let _ = finished.send(Finished {
                 id,
                 sequence,
                 result,
-                _places: places,
+                _held: (unwritten, call.on_connection, queued),
             });
         });
-        let task = task.abort_handle();
-        self.running.insert(id, Running { sequence, task });
+        let running = Running {
+            sequence,
+            method,
+            begun,
+            task: task.abort_handle(),
+        };
+        self.running.insert(id, running);
     }
 
     /// Takes what a handler's task brings back, unless the call was cancelled meanwhile.
@@ -252,13 +353,15 @@ impl Lane {
             .running
             .get(&finished.id)
             .is_some_and(|running| running.sequence == finished.sequence);
-        if current {
-            self.running.remove(&finished.id);
-            self.answer(finished.id, finished.result);
+        if current && let Some(running) = self.running.remove(&finished.id) {
+            let took = running.begun.elapsed();
+            self.answer(finished.id, running.method, took, finished.result);
         }
     }
 
-    fn answer(&mut self, id: u32, result: HandlerResult) {
+    fn answer(&mut self, id: u32, method: usize, took: Duration, result: HandlerResult) {
+        let failed = result.as_ref().err().map(code_of);
+        self.bound[method].count(method, took, failed, &mut self.tallied);
         match result {
             Ok(response) => {
                 let limit = self.peer.shared.options.compress_above;
@@ -278,13 +381,19 @@ impl Lane {
     }
 
     /// A big reply goes on a stream of its own, so that small ones do not wait behind it.
-    fn answer_beside(&self, id: u32, body: Body) {
+    fn answer_beside(&mut self, id: u32, body: Body) {
         let peer = Arc::clone(&self.peer);
+        let compressed = body.compressed;
+        let (result, queued) = peer.queue_answer(Ok(body.bytes));
+        let body = match result {
+            Ok(bytes) => Body { bytes, compressed },
+            Err(failure) => return self.fail(id, failure),
+        };
         // Lanes are counted to 16.
         let number = u8::try_from(self.number).unwrap_or(u8::MAX);
         let place = self.peer.enter();
         tokio::spawn(async move {
-            let _place = place;
+            let _held = (place, queued);
             let Ok(mut stream) = peer.quic.open_uni().await else {
                 return;
             };
@@ -305,8 +414,29 @@ impl Bound {
     fn route_now(&mut self, peer: &Peer) -> Result<Route, Status> {
         if self.route.is_none() {
             self.route = peer.shared.router.load().get(&self.path);
+            self.meter = meter_of(peer, self.route.as_ref());
         }
         self.route.clone().ok_or_else(|| unknown_method(&self.path))
+    }
+}
+
+impl Bound {
+    /// Counts an answer; `number` goes among the `tallied` if it was not there.
+    fn count(
+        &mut self,
+        number: usize,
+        took: Duration,
+        failed: Option<Code>,
+        tallied: &mut Vec<usize>,
+    ) {
+        let Some(meter) = &self.meter else { return };
+        if self.tally.is_empty() {
+            tallied.push(number);
+        }
+        self.tally.answered(took);
+        if let Some(code) = failed {
+            meter.failed(code);
+        }
     }
 }
 
@@ -348,7 +478,10 @@ pub(super) async fn within<T>(
 
 /// Polls a handler where it stands. Its task, if it gets one, polls it again with a waker that matters.
 fn poll_once(handler: &mut BoxFuture<HandlerResult>) -> Poll<HandlerResult> {
-    Pin::new(handler).poll(&mut TaskContext::from_waker(Waker::noop()))
+    let mut context = TaskContext::from_waker(Waker::noop());
+    // A handler that panicked is not polled again: it is answered.
+    catch_unwind(AssertUnwindSafe(|| Pin::new(handler).poll(&mut context)))
+        .unwrap_or_else(|_| Poll::Ready(Err(panicked().into())))
 }
 
 impl From<Failure> for WireFailure {

@@ -7,7 +7,10 @@
 mod builder;
 mod connection;
 mod drain;
+mod intake;
+mod keyed;
 mod lane;
+mod requests;
 mod stream;
 
 use std::net::SocketAddr;
@@ -22,7 +25,10 @@ use warren_identity::Trust;
 
 pub use self::builder::{BuildError, ServerBuilder};
 pub use self::drain::{DrainReport, SignalError};
+use crate::authorize::Authorizer;
 use crate::core::admission::Admission;
+use crate::core::dedupe::DedupeLimits;
+use crate::observe::{Refused, RpcMetrics};
 use crate::service::{Fallback, Router, Service};
 
 /// The close code of whoever met something that is no protocol of ours.
@@ -41,6 +47,10 @@ pub struct ServerOptions {
     pub max_calls: usize,
     /// Calls in flight on one connection.
     pub max_calls_per_connection: u32,
+    /// Bytes of one connection's requests that are being received or carried out, and as many of answers that its client
+    /// has not taken yet. Small requests are not counted: they are at most 64 KiB each. A single message may always be
+    /// as large as it may be.
+    pub max_queued_bytes_per_connection: usize,
     /// Connections; beyond it handshakes are refused.
     pub max_connections: usize,
     /// How long a drain waits for calls in flight.
@@ -54,6 +64,7 @@ impl Default for ServerOptions {
             compress_above: Some(16 * 1024),
             max_calls: 16_384,
             max_calls_per_connection: 4_096,
+            max_queued_bytes_per_connection: 64 * 1024 * 1024,
             max_connections: 10_000,
             drain_timeout: Duration::from_secs(30),
         }
@@ -73,6 +84,28 @@ pub(crate) struct Shared {
     admission: Arc<Admission>,
     phase: watch::Sender<Phase>,
     connections: TaskTracker,
+    /// Calls with idempotency keys, which outlive their connections.
+    keyed: keyed::Keyed,
+    authorizer: Option<Arc<dyn Authorizer>>,
+    metrics: Option<RpcMetrics>,
+    /// What log lines call this server.
+    worker_id: String,
+}
+
+/// What watches over the calls of a server.
+#[derive(Default)]
+struct Hooks {
+    authorizer: Option<Arc<dyn Authorizer>>,
+    metrics: Option<RpcMetrics>,
+    dedupe: DedupeLimits,
+}
+
+impl Shared {
+    fn refused(&self, reason: Refused) {
+        if let Some(metrics) = &self.metrics {
+            metrics.refused(reason);
+        }
+    }
 }
 
 /// Where a server is in its life.
@@ -102,13 +135,21 @@ impl Server {
         ServerBuilder::default()
     }
 
-    fn new(endpoint: Endpoint, trust: Trust, options: ServerOptions) -> Self {
+    fn new(endpoint: Endpoint, trust: Trust, options: ServerOptions, hooks: Hooks) -> Self {
+        let admission = Admission::new(options.max_calls);
+        if let Some(metrics) = &hooks.metrics {
+            metrics.watch(&admission);
+        }
         Self(Arc::new(Shared {
+            worker_id: trust.peer_id().to_string(),
             endpoint,
             trust,
             options,
             router: ArcSwap::default(),
-            admission: Admission::new(options.max_calls),
+            admission,
+            keyed: keyed::Keyed::new(hooks.dedupe),
+            authorizer: hooks.authorizer,
+            metrics: hooks.metrics,
             phase: watch::Sender::new(Phase::Serving),
             connections: TaskTracker::new(),
         }))
@@ -142,6 +183,19 @@ impl Server {
         self.0.endpoint.local_addr()
     }
 
+    /// The live trust it serves with.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.0.trust
+    }
+
+    /// Returns once the server has been told to take no new connections. Cancellation safe.
+    pub(crate) async fn stopped(&self) {
+        let mut phase = self.0.phase.subscribe();
+        // The sender lives as long as this handle.
+        let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
+    }
+
     /// Calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -159,6 +213,7 @@ impl Server {
             };
             let Some(incoming) = incoming else { return };
             if self.0.connections.len() >= self.0.options.max_connections {
+                self.0.refused(Refused::TooManyConnections);
                 incoming.refuse();
             } else if !incoming.remote_address_validated() && self.is_busy() {
                 // A flood from forged addresses costs no handshake (RFC 9000, section 8.1.2).

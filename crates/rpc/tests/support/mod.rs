@@ -10,7 +10,9 @@ use warren_identity::{
     CaRequest, Capabilities, CertificateAuthority, LeafRequest, NodeKey, OrganizationId, Serial,
     Trust, UnixTime, WildcardNames,
 };
-use warren_rpc::{Client, ClientOptions, Connection, Server, ServerOptions, Service};
+use warren_rpc::{
+    Client, ClientOptions, Connection, Server, ServerBuilder, ServerOptions, Service,
+};
 
 /// Long enough for two busy cores, short enough to fail a test that hangs.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -73,9 +75,17 @@ impl Organization {
 
     /// A running server with `service`, and where it is.
     pub fn serve(&self, service: impl Service, options: ServerOptions) -> (Server, SocketAddr) {
-        let server = Server::builder()
-            .with_trust(self.member(&["worker"]))
-            .with_options(options)
+        self.serve_as(service, |builder| builder.with_options(options))
+    }
+
+    /// The same, described further by `describe`.
+    pub fn serve_as(
+        &self,
+        service: impl Service,
+        describe: impl FnOnce(ServerBuilder) -> ServerBuilder,
+    ) -> (Server, SocketAddr) {
+        let builder = Server::builder().with_trust(self.member(&["worker"]));
+        let server = describe(builder)
             .bind("127.0.0.1:0".parse().unwrap())
             .unwrap();
         server.register(service);
