@@ -105,8 +105,14 @@ impl Running {
         self.line()
     }
 
-    /// Tells a server that it is done, and waits for the report and the end.
-    pub(crate) fn finish(mut self) -> anyhow::Result<Report> {
+    /// Tells a role to go on; see [`until_told`].
+    pub(crate) fn tell(&mut self) -> anyhow::Result<()> {
+        let input = self.input.as_mut().context("already told to end")?;
+        Ok(input.write_all(b"\n")?)
+    }
+
+    /// Tells a role, if it waits to be told, that nothing more will be; waits for its report and its end.
+    pub(crate) fn finish<T: DeserializeOwned>(mut self) -> anyhow::Result<T> {
         self.input = None;
         let report = self.line()?;
         if let Some(child) = self.child.take() {
@@ -122,12 +128,17 @@ impl Running {
     }
 
     fn line<T: DeserializeOwned>(&mut self) -> anyhow::Result<T> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        if line.is_empty() {
-            bail!("{} failed; what it said is above", self.name);
+        loop {
+            let mut line = String::new();
+            self.output.read_line(&mut line)?;
+            if line.is_empty() {
+                bail!("{} failed; what it said is above", self.name);
+            }
+            // A library may print for its own pleasure.
+            if line.starts_with('{') {
+                return Ok(serde_json::from_str(&line)?);
+            }
         }
-        Ok(serde_json::from_str(&line)?)
     }
 }
 
@@ -156,8 +167,9 @@ pub(crate) fn say(message: &impl Serialize) -> anyhow::Result<()> {
     Ok(output.flush()?)
 }
 
-/// In a server's role: returns when the other end says that it is done, or is gone.
-pub(crate) async fn until_done() -> anyhow::Result<()> {
+/// In a role: returns when it is told to go on ([`Running::tell`]) or to end ([`Running::finish`]), or whoever could tell
+/// it is gone.
+pub(crate) async fn until_told() -> anyhow::Result<()> {
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
     Ok(())
 }

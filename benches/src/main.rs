@@ -1,11 +1,12 @@
 //! `warren-bench`: Warren beside the peers it is compared with, alternately in one run; `cargo xtask bench` starts it.
 //!
-//! Owns the cases of `docs/benchmarks.md`, each one file in [`cases`]. Every side of every measurement is a process of
+//! Owns the cases of `docs/benchmarks.md`: those of content, each one file in [`cases`], and those of calls in [`calls`]. Every side of every measurement is a process of
 //! its own (a [`roles::Role`], this binary again, or a stock program), so that CPU time and memory are its own.
 //! Never measures what it has not verified: each result is checked against what was sent before its time counts.
 //!
-//! Start at [`cases`], then [`outcome`] for what a row says, [`place`] for where the sides run.
+//! Start at [`cases`] or [`calls`], then [`outcome`] for what a row says, [`place`] for where the sides run.
 
+mod calls;
 mod cases;
 mod child;
 mod material;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Documents put, moved and read
     Content(ContentOptions),
+    /// Calls made and answered
+    Rpc(calls::RpcOptions),
     /// One side of a measurement; started by the others
     #[command(hide = true, subcommand)]
     Role(roles::Role),
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
     }
     let outcome = match Cli::parse().command {
         Command::Content(options) => content(&options),
+        Command::Rpc(options) => calls::run(&options),
         Command::Role(role) => roles::run(role).map(|()| true),
     };
     match outcome {

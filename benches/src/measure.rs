@@ -108,6 +108,23 @@ pub(crate) fn load_average() -> f64 {
         .unwrap_or(f64::NAN)
 }
 
+/// What runs this, and how busy it is.
+pub(crate) fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map_or("", |found| found.1);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{processors} processors ({}), Linux {}, load average {:.2}",
+        model.trim(),
+        kernel.trim(),
+        load_average(),
+    )
+}
+
 /// Gives up after `at_most_s`.
 pub(crate) fn wait_until_quiet(at_most_s: u64) {
     let deadline = Instant::now() + Duration::from_secs(at_most_s);

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: installs what the peers are, builds `benches/` and the product in release mode, and starts
-//! `warren-bench`, which measures.
+//! `cargo xtask bench`: installs what the peers are, builds `benches/` and where it is measured the product in release
+//! mode, and starts `warren-bench`, which measures.
 //!
 //! The benchmarks are built into `benches/target`, the product where `cargo run --release` has it.
 
@@ -14,8 +14,8 @@ use crate::proof;
 use crate::proof::cargo::Cargo;
 use crate::proof::packages::{self, Tool, tool};
 
-/// Peers that come with Debian. A case that lacks its peer says so and is not measured.
-const PEERS: &[Tool] = &[
+/// Peers of content that come with Debian. A case that lacks its peer says so and is not measured.
+const CONTENT_PEERS: &[Tool] = &[
     tool("b3sum", "b3sum", "ingest is held against hashing"),
     tool("zstd", "zstd", "ingest is held against compressing"),
     tool(
@@ -33,6 +33,10 @@ const PEERS: &[Tool] = &[
         "openssh-server",
         "small files are held against rsync over ssh; started in the lab only",
     ),
+];
+
+/// What the lab is made of.
+const LAB: &[Tool] = &[
     tool(
         "ip",
         "iproute2",
@@ -65,10 +69,10 @@ pub(crate) struct BenchOptions {
     /// Run this case only; may be given again
     #[arg(long, value_name = "CASE")]
     only: Vec<String>,
-    /// Pairs to measure; 5, or 3 with --quick
+    /// Rounds to measure; 5, or 3 with --quick
     #[arg(long)]
     rounds: Option<usize>,
-    /// Where files and stores are made; `benches/target/work` when left out
+    /// Where `content` makes files and stores; `benches/target/work` when left out
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Wait for a quiet machine before each case, at most this many seconds
@@ -81,6 +85,8 @@ pub(crate) struct BenchOptions {
 enum Plane {
     /// Documents put, moved and read
     Content,
+    /// Calls made and answered
+    Rpc,
 }
 
 /// Measures; true if every case that could be measured met its must.
@@ -89,7 +95,10 @@ enum Plane {
 /// If the benchmarks cannot be built or started.
 pub(crate) fn run(root: &Path, options: &BenchOptions) -> anyhow::Result<bool> {
     let policy = ServicePolicy::no_service_starts();
-    packages::ensure(PEERS);
+    packages::ensure(LAB);
+    if options.plane == Plane::Content {
+        packages::ensure(CONTENT_PEERS);
+    }
     drop(policy);
     let target = root.join("benches/target");
     let build = Cargo::new(root, "build")
@@ -101,11 +110,13 @@ pub(crate) fn run(root: &Path, options: &BenchOptions) -> anyhow::Result<bool> {
         ])
         .args([&target]);
     ensure!(build.succeeds().failed == 0, "the benchmarks do not build");
-    let work = options.dir.clone().unwrap_or_else(|| target.join("work"));
-    std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let mut command = Command::new(target.join("release/warren-bench"));
-    let Plane::Content = options.plane;
-    command.arg("content").arg("--dir").arg(work);
+    match options.plane {
+        Plane::Content => content(root, &target, options, &mut command)?,
+        Plane::Rpc => {
+            command.arg("rpc");
+        }
+    }
     command.args(["--wait-quiet", &options.wait_quiet.to_string()]);
     if options.quick {
         command.arg("--quick");
@@ -119,6 +130,22 @@ pub(crate) fn run(root: &Path, options: &BenchOptions) -> anyhow::Result<bool> {
     for case in &options.only {
         command.args(["--only", case]);
     }
+    Ok(command
+        .status()
+        .context("cannot start warren-bench")?
+        .success())
+}
+
+/// What `warren-bench content` needs to be told beyond what all planes are.
+fn content(
+    root: &Path,
+    target: &Path,
+    options: &BenchOptions,
+    command: &mut Command,
+) -> anyhow::Result<()> {
+    let work = options.dir.clone().unwrap_or_else(|| target.join("work"));
+    std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    command.arg("content").arg("--dir").arg(work);
     let whole_node = |case: &String| WITH_BINARY.contains(&case.as_str());
     if options.only.is_empty() || options.only.iter().any(whole_node) {
         let product = Cargo::new(root, "build").args(["--release", "--package", "warren"]);
@@ -128,10 +155,7 @@ pub(crate) fn run(root: &Path, options: &BenchOptions) -> anyhow::Result<bool> {
             command.arg("--warren").arg(binary);
         }
     }
-    Ok(command
-        .status()
-        .context("cannot start warren-bench")?
-        .success())
+    Ok(())
 }
 
 /// While it exists, packages that are installed do not start their services: nobody wants an ssh server for having

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 
 use super::program::{find, text, timed};
 use super::{Bench, MIB, NotMeasurable, Sample};
-use crate::child::Running;
+use crate::child::{Report, Running};
 use crate::material;
 use crate::outcome::{Row, Target};
 use crate::roles;
@@ -128,7 +128,7 @@ fn read_back(
         &bench.place.there,
         &["warren-get", pki, text(&other)?, &from, document, "stream"],
     )?;
-    server.finish()?;
+    server.finish::<Report>()?;
     std::fs::remove_dir_all(&other)?;
     Ok(read)
 }

@@ -2,7 +2,7 @@
 
 use super::program::text;
 use super::{Bench, MIB};
-use crate::child::Running;
+use crate::child::{Report, Running};
 use crate::material;
 use crate::outcome::{Bound, Row, Target};
 use crate::roles;
@@ -35,7 +35,7 @@ pub(super) fn measure(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         &bench.place.there,
         &["warren-get", pki, text(&other)?, &from, &put.result, "keep"],
     )?;
-    let served = server.finish()?;
+    let served = server.finish::<Report>()?;
     get.verify(bytes, &digest)?;
     let target = Target {
         must: Some(Bound::AtMost(MOST_MIB)),

@@ -225,18 +225,9 @@ impl Bench {
 
     /// Everything that a figure depends on, in one line.
     pub(crate) fn conditions(&self) -> String {
-        let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
-            .map_or("", |found| found.1);
-        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         format!(
-            "{processors} processors ({}), Linux {}, load average {:.2}, files on {}, {} rounds{}; {}",
-            model.trim(),
-            kernel.trim(),
-            measure::load_average(),
+            "{}, files on {}, {} rounds{}; {}",
+            measure::machine(),
             file_system(self.work.path()),
             self.rounds,
             if self.quick { ", quick" } else { "" },

@@ -11,7 +11,7 @@ use anyhow::ensure;
 
 use super::program::{Service, find, text, timed};
 use super::{Bench, Sample, Telling};
-use crate::child::Running;
+use crate::child::{Report, Running};
 use crate::material;
 use crate::outcome::{Row, Target};
 use crate::place::Place;
@@ -90,7 +90,7 @@ fn put_and_get(
         "folder",
     ];
     let read = Running::complete(&place.there, &get)?;
-    let served = server.finish()?;
+    let served = server.finish::<Report>()?;
     read.verify(put.bytes, digest)?;
     Ok((
         put.wall_s,

@@ -58,7 +58,7 @@ pub(crate) async fn send(
     let router = Router::builder(endpoint).accept(ALPN, blobs).spawn();
     let section = Section::begin();
     child::say(&Ready { address })?;
-    child::until_done().await?;
+    child::until_told().await?;
     let report = section.end();
     router.shutdown().await?;
     child::say(&report)

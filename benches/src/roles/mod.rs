@@ -1,5 +1,7 @@
-//! The sides of the measurements, each a process: ours in [`warren`], the peers beside it.
+//! The sides of the measurements, each a process: ours in [`warren`], the peers beside it; those of the call
+//! benchmarks in [`calls`].
 
+pub(crate) mod calls;
 pub(crate) mod iroh;
 pub(crate) mod tls;
 pub(crate) mod warren;
@@ -9,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use self::calls::Flavour;
 use crate::child;
 
 /// Read and written at a time by the peers that read and write files.
@@ -54,6 +57,10 @@ pub(crate) enum Role {
         hash: String,
         store: Option<PathBuf>,
     },
+    /// Answer calls
+    CallServe(calls::CallServe),
+    /// Make calls
+    CallLoad(calls::CallLoad),
 }
 
 /// See [`Role::WarrenGet`].
@@ -80,11 +87,13 @@ pub(crate) enum How {
 /// Runs a role to its end.
 pub(crate) fn run(role: Role) -> anyhow::Result<()> {
     child::set_alarm();
-    // The flavour that every side gets.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    let flavour = match &role {
+        Role::CallServe(serve) => serve.flavour,
+        Role::CallLoad(load) => load.flavour,
+        // The flavour that every side gets.
+        _ => Flavour::MultiThread,
+    };
+    flavour.runtime()?.block_on(async {
         match role {
             Role::WarrenPut { store, input } => warren::put(&store, &input).await,
             Role::WarrenPutFolder { store, input } => warren::put_folder(&store, &input).await,
@@ -103,6 +112,8 @@ pub(crate) fn run(role: Role) -> anyhow::Result<()> {
                 hash,
                 store,
             } => iroh::get(listen, &from, &hash, store).await,
+            Role::CallServe(serve) => calls::serve(serve).await,
+            Role::CallLoad(load) => calls::load(load).await,
         }
     })
 }

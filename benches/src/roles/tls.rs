@@ -71,7 +71,7 @@ pub(crate) async fn send(pki: &Path, input: PathBuf, listen: IpAddr) -> anyhow::
     }
     reading.await??;
     stream.shutdown().await?;
-    child::until_done().await?;
+    child::until_told().await?;
     child::say(&section.end())
 }
 

@@ -29,8 +29,8 @@ const ORGANIZATION: &str = "org_bench";
 const VALIDITY: Duration = Duration::from_secs(7 * 24 * 3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Seeds of the two nodes' keys, which protect nothing.
-const SERVER: u8 = 1;
-const CLIENT: u8 = 2;
+pub(super) const SERVER: u8 = 1;
+pub(super) const CLIENT: u8 = 2;
 
 /// Makes an organisation of two nodes in `folder`.
 pub(crate) fn write_pki(folder: &Path) -> anyhow::Result<()> {
@@ -68,7 +68,8 @@ fn key(node: u8) -> NodeKey {
     NodeKey::from_seed([node; 32])
 }
 
-fn trust(pki: &Path, node: u8) -> anyhow::Result<Trust> {
+/// What a node of [`write_pki`] trusts and is.
+pub(super) fn trust(pki: &Path, node: u8) -> anyhow::Result<Trust> {
     let roots = Roots::from_pem(
         organization()?,
         &std::fs::read_to_string(pki.join("ca.pem"))?,
@@ -129,7 +130,7 @@ pub(crate) async fn serve(pki: &Path, store: &Path, listen: IpAddr) -> anyhow::R
     let running = tokio::spawn(listener.run(stop.clone()));
     let section = Section::begin();
     child::say(&Ready { address })?;
-    child::until_done().await?;
+    child::until_told().await?;
     let report = section.end();
     stop.cancel();
     running.await?;
