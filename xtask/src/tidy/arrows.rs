@@ -57,6 +57,7 @@ const HOUSE: &[Room] = &[
     room("warren-content", Layer::Knowledge, Kind::Mixed),
     room("warren-rpc-macros", Layer::Call, Kind::Pure),
     room("warren-rpc", Layer::Call, Kind::Mixed),
+    room("warren-director", Layer::Call, Kind::Mixed),
     room("warren-api", Layer::Top, Kind::Mixed),
     room("warren-daemon", Layer::Top, Kind::Mixed),
     room("warren", Layer::Top, Kind::Mixed),

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use warren_balance::{
     Attempt, Balancer, Endpoint, EndpointStatus, Exposure, Idempotency, Outcome, Pick, PickRequest,
-    Place, RetryBudget, RetryBudgetSettings, RetryDecision, RetryPolicy, Settings, Tags,
+    Place, RetryBudget, RetryBudgetSettings, RetryDecision, RetryPolicy, Settings, TagFilter, Tags,
 };
 use warren_identity::tls::ExpectedPeer;
 
@@ -89,7 +89,11 @@ impl Default for PoolOptions {
 
 /// Calls spread over servers. Clones are handles to the same pool; the last one closes its connections.
 #[derive(Clone, Debug)]
-pub struct Pool(Arc<Owner>);
+pub struct Pool {
+    owner: Arc<Owner>,
+    /// Only servers that match take this handle's calls.
+    filter: Option<Arc<TagFilter>>,
+}
 
 #[derive(Debug)]
 struct Owner {
@@ -154,10 +158,23 @@ impl Pool {
             changed: Notify::new(),
         });
         let keeper = tokio::spawn(link::keep(Arc::clone(&shared), client, targets));
-        Self(Arc::new(Owner {
+        let owner = Arc::new(Owner {
             shared,
             keeper: keeper.abort_handle(),
-        }))
+        });
+        Self {
+            owner,
+            filter: None,
+        }
+    }
+
+    /// A handle to the same pool whose calls go only to servers with these tags.
+    #[must_use]
+    pub fn filtered(&self, filter: TagFilter) -> Self {
+        Self {
+            owner: Arc::clone(&self.owner),
+            filter: Some(Arc::new(filter)),
+        }
     }
 
     /// A pool over servers that stay the same.
@@ -177,7 +194,7 @@ impl Pool {
             failure_share: status.failure_share,
             is_ejected: status.ejected_until.is_some(),
         };
-        let state = self.0.shared.lock();
+        let state = self.owner.shared.lock();
         state
             .balancer
             .status(Instant::now())
@@ -199,7 +216,12 @@ impl Shared {
     }
 
     /// A server for one try, waiting for one while there is none.
-    async fn pick(self: &Arc<Self>, context: &Context, tried: &[Live]) -> Result<InFlight, Status> {
+    async fn pick(
+        self: &Arc<Self>,
+        context: &Context,
+        tried: &[Live],
+        filter: Option<&TagFilter>,
+    ) -> Result<InFlight, Status> {
         let begun = Instant::now();
         let mut patience = begun + self.options.wait_for_server;
         if let Some(at) = context.ends_at() {
@@ -210,15 +232,19 @@ impl Shared {
             let now = Instant::now();
             let reason = {
                 let mut state = self.lock();
+                let any = PickRequest {
+                    filter,
+                    ..PickRequest::default()
+                };
                 let fresh = PickRequest {
                     exclude: tried,
-                    ..PickRequest::default()
+                    ..any
                 };
                 // Better a server that was tried before than none.
                 let picked = state
                     .balancer
                     .pick(now, &fresh)
-                    .or_else(|_| state.balancer.pick(now, &PickRequest::default()));
+                    .or_else(|_| state.balancer.pick(now, &any));
                 match picked {
                     Ok(pick) => return Ok(InFlight::new(Arc::clone(self), pick, now)),
                     Err(reason) => reason,
@@ -374,12 +400,13 @@ impl Caller for Pool {
         context: Context,
         request: Bytes,
     ) -> Result<Bytes, Failure> {
-        let shared = &self.0.shared;
+        let shared = &self.owner.shared;
+        let filter = self.filter.as_deref();
         shared.lock().budget.deposit(Instant::now());
         let mut tried = Vec::new();
         let mut tries = 0;
         loop {
-            let call = shared.pick(&context, &tried).await?;
+            let call = shared.pick(&context, &tried, filter).await?;
             let server = call.live().cloned();
             tries += 1;
             let result = call
@@ -405,7 +432,8 @@ impl Caller for Pool {
         requests: Incoming,
     ) -> Result<Incoming, Status> {
         // Requests are gone once they are sent, so a stream that was begun is not begun again.
-        let call = self.0.shared.pick(&context, &[]).await?;
+        let filter = self.filter.as_deref();
+        let call = self.owner.shared.pick(&context, &[], filter).await?;
         let responses = call
             .connection()?
             .streaming(method, context, requests)

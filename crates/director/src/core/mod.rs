@@ -1,0 +1,4 @@
+//! What decides, without sockets, clocks or tasks.
+
+pub mod route;
+pub mod sizing;
