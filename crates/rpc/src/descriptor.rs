@@ -28,11 +28,22 @@ pub struct Method {
     pub permission: Option<Cow<'static, str>>,
 }
 
+/// How a service's messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// By [`Postcard`](crate::Postcard).
+    Postcard,
+    /// By [`Prost`](crate::Prost): what gRPC clients speak.
+    Protobuf,
+}
+
 /// A service: its name and its methods in the order of their indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceDescriptor {
     /// Package and name, e.g. `calculator.v1.Calculator`.
     pub name: &'static str,
+    /// How its messages are written.
+    pub encoding: Encoding,
     /// The methods; a [`Service`](crate::Service) is called by index into them.
     pub methods: &'static [Method],
 }

@@ -20,6 +20,7 @@ mod codec;
 mod context;
 pub mod core;
 mod descriptor;
+mod files;
 mod observe;
 mod pool;
 mod reload;
@@ -34,14 +35,15 @@ pub use self::authorize::{
     AuthorizeRequest, Authorizer, JwtAuthorizer, Token, TokenAlgorithm, TokenKeys, TokenKeysError,
 };
 pub use self::caller::Caller;
-pub use self::client::{Client, ClientOptions, ConnectError, Connection};
+pub use self::client::{Client, ClientBuilder, ClientOptions, ConnectError, Connection};
 pub use self::codec::{Codec, Postcard, Prost};
 pub use self::context::{Context, ms};
 pub use self::core::claims::{Claims, ClaimsError};
 pub use self::core::dedupe::DedupeLimits;
 pub use self::core::metadata::{Metadata, MetadataError};
 pub use self::core::trace::TraceParent;
-pub use self::descriptor::{Kind, Method, ServiceDescriptor};
+pub use self::descriptor::{Encoding, Kind, Method, ServiceDescriptor};
+pub use self::files::FilesError;
 pub use self::observe::RpcMetrics;
 pub use self::pool::{Pool, PoolOptions, ServerStatus, Target};
 pub use self::reload::{CertificateFiles, ReloadError, RotationOptions, rotate_certificates};

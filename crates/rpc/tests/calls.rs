@@ -14,8 +14,8 @@ use support::{Organization, eventually};
 use tokio::sync::Notify;
 use warren_identity::tls::ExpectedPeer;
 use warren_rpc::{
-    BoxFuture, Caller, Client, ClientOptions, Code, Context, Failure, Incoming, Kind, Method,
-    Outgoing, Server, ServerOptions, Service, ServiceDescriptor, Status, ms,
+    BoxFuture, Caller, Client, ClientOptions, Code, Context, Encoding, Failure, Incoming, Kind,
+    Method, Outgoing, Server, ServerOptions, Service, ServiceDescriptor, Status, ms,
 };
 
 const METHODS: &[Method] = &[
@@ -60,6 +60,7 @@ impl Service for Parrot {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         static DESCRIPTOR: ServiceDescriptor = ServiceDescriptor {
             name: "test.Parrot",
+            encoding: Encoding::Postcard,
             methods: METHODS,
         };
         &DESCRIPTOR

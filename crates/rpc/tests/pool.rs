@@ -14,9 +14,9 @@ use support::{Organization, eventually};
 use tokio::sync::watch;
 use warren_identity::tls::ExpectedPeer;
 use warren_rpc::{
-    BoxFuture, Caller, Client, ClientOptions, Code, Context, Failure, Incoming, Kind, Method,
-    Outgoing, Pool, PoolOptions, Server, ServerOptions, Service, ServiceDescriptor, Status, Target,
-    ms,
+    BoxFuture, Caller, Client, ClientOptions, Code, Context, Encoding, Failure, Incoming, Kind,
+    Method, Outgoing, Pool, PoolOptions, Server, ServerOptions, Service, ServiceDescriptor, Status,
+    Target, ms,
 };
 
 const METHODS: &[Method] = &[
@@ -69,6 +69,7 @@ impl Service for Worker {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         static DESCRIPTOR: ServiceDescriptor = ServiceDescriptor {
             name: "test.Worker",
+            encoding: Encoding::Postcard,
             methods: METHODS,
         };
         &DESCRIPTOR

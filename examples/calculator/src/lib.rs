@@ -5,16 +5,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context as _;
 use futures::{Stream, StreamExt, stream};
 use warren_identity::tls::ExpectedPeer;
-use warren_identity::{Leaf, NodeKey, Roots, Trust, UnixTime};
 use warren_rpc::{
-    ApplicationError, CallError, Client, ClientOptions, Code, Connection, Context, Server, Status,
-    Streaming, ms,
+    ApplicationError, CallError, Client, Code, Connection, Context, Server, Status, Streaming, ms,
 };
 
 /// What `prost-build` wrote from `proto/calculator.proto`.
@@ -185,22 +182,12 @@ pub async fn connect(
     files: &Files,
     server: SocketAddr,
 ) -> anyhow::Result<CalculatorClient<Connection>> {
-    let client = Client::new(trust(files)?, ClientOptions::default())?;
+    let client = Client::builder()
+        .with_cert_and_key(&files.cert, &files.key)?
+        .with_ca_cert(&files.ca)?
+        .build()?;
     let connection = client.connect(server, ExpectedPeer::AnyMember).await?;
     Ok(CalculatorClient::new(connection))
-}
-
-fn trust(files: &Files) -> anyhow::Result<Trust> {
-    let key = NodeKey::from_pem(&read(&files.key)?)?;
-    let leaf = Leaf::from_pem(&read(&files.cert)?)?;
-    let roots = Roots::from_pem(leaf.organization().clone(), &read(&files.ca)?)?;
-    let trust = Trust::new(key, roots);
-    trust.replace_leaf(leaf, UnixTime::now())?;
-    Ok(trust)
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Calls every method once and gives what they answered, a line each.

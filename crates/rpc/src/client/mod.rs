@@ -1,5 +1,6 @@
 //! The client's side: an endpoint, connections to servers, and calls over them.
 
+mod builder;
 mod lane;
 mod stream;
 
@@ -15,6 +16,7 @@ use tokio::task::JoinSet;
 use warren_identity::tls::{ExpectedPeer, member_from_tls};
 use warren_identity::{Member, Refusal, Trust, UnixTime};
 
+pub use self::builder::ClientBuilder;
 pub(crate) use self::lane::CHUNKS;
 use self::lane::Lane;
 use crate::caller::Caller;
@@ -66,6 +68,9 @@ impl Default for ClientOptions {
 /// Why there is no connection. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// Nobody said who calls.
+    #[error("no certificates to call with: call with_cert_and_key and with_ca_cert, or with_trust")]
+    NoIdentity,
     /// No socket could be opened.
     #[error("cannot open a UDP socket for calls: {0}")]
     Socket(#[source] std::io::Error),
@@ -115,6 +120,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// Begins to describe a client.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
     /// A client with a socket of its own. Needs a Tokio runtime.
     ///
     /// # Errors

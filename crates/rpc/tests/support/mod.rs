@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use warren_identity::tls::ExpectedPeer;
 use warren_identity::{
-    CaRequest, Capabilities, CertificateAuthority, LeafRequest, NodeKey, OrganizationId, Serial,
+    CaRequest, Capabilities, CertificateAuthority, Leaf, LeafRequest, NodeKey, OrganizationId, Serial,
     Trust, UnixTime, WildcardNames,
 };
 use warren_rpc::{
@@ -59,6 +59,13 @@ impl Organization {
     /// A new member whose leaf is good for that long.
     pub fn member_for(&self, capabilities: &[&str], validity: Duration) -> Trust {
         let key = NodeKey::from_seed(fresh());
+        let leaf = self.leaf(&key, capabilities, validity);
+        let trust = Trust::new(key, self.ca.roots().clone());
+        trust.replace_leaf(leaf, UnixTime::now()).unwrap();
+        trust
+    }
+
+    fn leaf(&self, key: &NodeKey, capabilities: &[&str], validity: Duration) -> Leaf {
         let request = LeafRequest {
             peer_id: key.peer_id(),
             name: "node".into(),
@@ -69,10 +76,7 @@ impl Organization {
             companion_key: None,
             wildcards: WildcardNames::Refuse,
         };
-        let leaf = self.ca.issue(&request, UnixTime::now(), serial()).unwrap();
-        let trust = Trust::new(key, self.ca.roots().clone());
-        trust.replace_leaf(leaf, UnixTime::now()).unwrap();
-        trust
+        self.ca.issue(&request, UnixTime::now(), serial()).unwrap()
     }
 
     /// A running server with `service`, and where it is.
@@ -109,6 +113,11 @@ impl Organization {
             .await
             .unwrap()
     }
+}
+
+/// A new certificate for the holder of `key`.
+pub fn issue(organization: &Organization, key: &NodeKey, validity: Duration) -> Leaf {
+    organization.leaf(key, &["worker"], validity)
 }
 
 /// Waits for `condition`, and fails the test when it does not come true.
