@@ -144,6 +144,10 @@ fn descriptor(service: &Service, names: &Names) -> TokenStream {
     let visibility = &service.item.vis;
     let (name, descriptor) = (&service.name, &names.descriptor);
     let doc = format!("The names and promises of `{name}`.");
+    let encoding = match service.codec {
+        Codec::Postcard => quote!(Postcard),
+        Codec::Prost => quote!(Protobuf),
+    };
     let methods = service.methods.iter().map(|method| {
         let path = &method.path;
         let kind = method.kind();
@@ -168,6 +172,7 @@ fn descriptor(service: &Service, names: &Names) -> TokenStream {
         #visibility static #descriptor: ::warren_rpc::ServiceDescriptor =
             ::warren_rpc::ServiceDescriptor {
                 name: #name,
+                encoding: ::warren_rpc::Encoding::#encoding,
                 methods: &[#(#methods),*],
             };
     }
