@@ -56,6 +56,7 @@ const HOUSE: &[Room] = &[
     room("warren-discovery", Layer::Foundation, Kind::Mixed),
     room("warren-content", Layer::Knowledge, Kind::Mixed),
     room("warren-rpc-macros", Layer::Call, Kind::Pure),
+    room("warren-cluster", Layer::Call, Kind::Mixed),
     room("warren-rpc", Layer::Call, Kind::Mixed),
     room("warren-director", Layer::Call, Kind::Mixed),
     room("warren-api", Layer::Top, Kind::Mixed),
