@@ -1,4 +1,4 @@
-//! Typed calls over QUIC between the members of an organisation.
+//! Typed calls over QUIC between the members of an organisation, and the same services for stock gRPC clients.
 //!
 //! Owns: the frames on the wire, connections with mutual TLS, unary and streaming calls with deadlines, cancellation,
 //! metadata, limits and typed errors. A service is a trait with the `service` attribute on it, which writes its server and
@@ -8,7 +8,10 @@
 //! which servers there are (`warren-cluster`).
 //!
 //! Start reading at [`core::frame`] for what is on the wire, then `client/lane.rs` and `server/lane.rs` for the two ends
-//! of a call.
+//! of a call; at `grpc/mod.rs` for gRPC.
+
+// What the service attribute writes names this crate from outside; the services of `grpc` are written by it too.
+extern crate self as warren_rpc;
 
 #[doc(hidden)]
 #[path = "generated.rs"]
@@ -21,6 +24,7 @@ mod context;
 pub mod core;
 mod descriptor;
 mod files;
+mod grpc;
 mod observe;
 mod pool;
 mod reload;
@@ -44,6 +48,7 @@ pub use self::core::metadata::{Metadata, MetadataError};
 pub use self::core::trace::TraceParent;
 pub use self::descriptor::{Encoding, Kind, Method, ServiceDescriptor};
 pub use self::files::FilesError;
+pub use self::grpc::{DescriptorsError, GrpcError};
 pub use self::observe::RpcMetrics;
 pub use self::pool::{Pool, PoolOptions, ServerStatus, Target};
 pub use self::reload::{CertificateFiles, ReloadError, RotationOptions, rotate_certificates};

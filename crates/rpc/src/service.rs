@@ -1,7 +1,7 @@
 //! What a server calls: [`Service`], implemented by the code that `#[warren_rpc::service]` writes, and the table of
 //! methods that calls are looked up in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::context::Context;
-use crate::descriptor::{Kind, Method, ServiceDescriptor};
+use crate::descriptor::{Encoding, Kind, Method, ServiceDescriptor};
 use crate::status::{Code, Status};
 use crate::streaming::{Incoming, Outgoing};
 
@@ -154,6 +154,27 @@ impl Router {
         self.fallback = Some(fallback);
     }
 
+    /// Whether a service is registered, by its name.
+    pub(crate) fn has_service(&self, name: &str) -> bool {
+        self.services().any(|service| service.name == name)
+    }
+
+    /// The names of the services that gRPC clients can call.
+    pub(crate) fn protobuf_services(&self) -> BTreeSet<&'static str> {
+        self.services()
+            .filter(|service| service.encoding == Encoding::Protobuf)
+            .map(|service| service.name)
+            .collect()
+    }
+
+    /// Each service as often as it has methods.
+    fn services(&self) -> impl Iterator<Item = &'static ServiceDescriptor> {
+        self.routes.values().filter_map(|route| match route {
+            Route::Method { service, .. } => Some(service.descriptor()),
+            Route::Fallback { .. } => None,
+        })
+    }
+
     pub(crate) fn get(&self, path: &str) -> Option<Route> {
         let registered = self.routes.get(path).cloned();
         registered.or_else(|| {
@@ -170,6 +191,22 @@ impl Route {
         match self {
             Self::Method { method, .. } => method.kind == Kind::Unary,
             Self::Fallback { .. } => true,
+        }
+    }
+
+    /// How many messages go each way; what is passed on may be of any kind.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Method { method, .. } => method.kind,
+            Self::Fallback { .. } => Kind::Bidirectional,
+        }
+    }
+
+    /// `service/method`.
+    pub(crate) fn path(&self) -> &str {
+        match self {
+            Self::Method { method, .. } => &method.path,
+            Self::Fallback { path, .. } => path,
         }
     }
 

@@ -8,6 +8,7 @@
 //! * [`dedupe`]: one execution per idempotency key.
 //! * [`claims`]: what a verified token says.
 //! * [`trace`]: which larger undertaking a call belongs to.
+//! * [`grpc`]: what the bytes and headers of gRPC calls say.
 //! * [`metadata`]: what goes along with a call.
 
 pub mod admission;
@@ -16,6 +17,7 @@ pub mod claims;
 pub mod compress;
 pub mod dedupe;
 pub mod frame;
+pub mod grpc;
 pub mod metadata;
 pub mod trace;
 pub mod wire;

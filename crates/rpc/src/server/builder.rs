@@ -11,6 +11,7 @@ use super::{Hooks, Server, ServerOptions};
 use crate::authorize::Authorizer;
 use crate::core::dedupe::DedupeLimits;
 use crate::files::{Credentials, FilesError};
+use crate::grpc::GrpcError;
 use crate::observe::RpcMetrics;
 use crate::tls::{QuicConfigError, quic_server};
 
@@ -25,6 +26,9 @@ pub enum BuildError {
     /// TLS could not be set up.
     #[error(transparent)]
     Config(#[from] QuicConfigError),
+    /// gRPC clients cannot be served.
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}/udp: {source}")]
     Bind {
@@ -41,6 +45,7 @@ pub struct ServerBuilder {
     credentials: Option<Credentials>,
     trust: Option<Trust>,
     options: ServerOptions,
+    grpc: Option<SocketAddr>,
     hooks: Hooks,
 }
 
@@ -112,15 +117,27 @@ impl ServerBuilder {
         self
     }
 
-    /// Binds the UDP socket. Needs a Tokio runtime.
+    /// Serves gRPC clients too, on this TCP address; see [`Server::serve_grpc`]. Off unless called.
+    #[must_use]
+    pub const fn with_grpc(mut self, address: SocketAddr) -> Self {
+        self.grpc = Some(address);
+        self
+    }
+
+    /// Binds the UDP socket, and the TCP one if there is to be gRPC. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// [`BuildError::NoIdentity`] without certificates, [`BuildError::Bind`], [`BuildError::Config`].
+    /// [`BuildError::NoIdentity`] without certificates, [`BuildError::Bind`], [`BuildError::Config`],
+    /// [`BuildError::Grpc`].
     pub fn bind(self, address: SocketAddr) -> Result<Server, BuildError> {
         let trust = self.trust.ok_or(BuildError::NoIdentity)?;
         let config = quic_server(&trust)?;
         let endpoint = Endpoint::server(config, address)
             .map_err(|source| BuildError::Bind { address, source })?;
-        Ok(Server::new(endpoint, trust, self.options, self.hooks))
+        let server = Server::new(endpoint, trust, self.options, self.hooks);
+        if let Some(address) = self.grpc {
+            server.bind_grpc(address)?;
+        }
+        Ok(server)
     }
 }

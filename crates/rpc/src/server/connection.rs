@@ -1,21 +1,20 @@
 //! One connection at the server: who is there, its streams, its end.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use quinn::Incoming;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use warren_identity::{Member, UnixTime};
+use warren_identity::UnixTime;
 
-use super::{PROTOCOL_ERROR, Phase, STOPPED, ServerOptions, Shared, lane, stream};
+use super::session::Session;
+use super::{PROTOCOL_ERROR, Phase, STOPPED, Shared, lane, stream};
 use crate::client::peer_of;
-use crate::core::frame::{CALL, CONTROL, Control, Hello, LANE, MAX_OVERHEAD_BYTES, put_control};
+use crate::core::frame::{CALL, CONTROL, Control, Hello, LANE, put_control};
 use crate::observe::{Refused, RpcMetrics};
-use crate::service::Failure;
-use crate::status::{Code, Status};
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,97 +22,31 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most lanes one client may open.
 const MAX_LANES: usize = 16;
-/// What big requests are counted in.
-pub(super) const BUDGET_UNIT_BYTES: usize = 1024;
 /// How often a standing connection's certificate is looked at again.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the tasks of one connection share.
 pub(super) struct Peer {
-    pub(super) shared: Arc<Shared>,
+    session: Arc<Session>,
     pub(super) quic: quinn::Connection,
-    pub(super) member: Arc<Member>,
-    /// Room for big requests, in units of [`BUDGET_UNIT_BYTES`].
-    pub(super) request_budget: Arc<Semaphore>,
-    calls: AtomicUsize,
     lanes: AtomicUsize,
-    /// Bytes of answers that wait for the client to take them.
-    queued_answers: AtomicUsize,
 }
 
-/// Bytes of an answer that wait to be taken, counted until dropped.
-pub(super) struct QueuedAnswer {
-    peer: Arc<Peer>,
-    bytes: usize,
-}
+impl Deref for Peer {
+    type Target = Arc<Session>;
 
-impl Drop for QueuedAnswer {
-    fn drop(&mut self) {
-        let queued = &self.peer.queued_answers;
-        queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    fn deref(&self) -> &Arc<Session> {
+        &self.session
     }
 }
-
-/// A call's place on its connection, given back when dropped.
-pub(super) struct ConnectionPlace(Arc<Peer>);
 
 impl Peer {
-    /// A place for one more call on this connection.
-    ///
-    /// # Errors
-    /// The connection has as many calls as it may have.
-    pub(super) fn enter(self: &Arc<Self>) -> Result<ConnectionPlace, Status> {
-        let before = self.calls.fetch_add(1, Ordering::Relaxed);
-        let place = ConnectionPlace(Arc::clone(self));
-        if before >= self.shared.options.max_calls_per_connection as usize {
-            return Err(Status::overloaded(self.shared.admission.retry_after()));
-        }
-        Ok(place)
-    }
-
-    /// Counts an answer that is to be sent. One beyond what may wait becomes a failure: its client asks without reading.
-    pub(super) fn queue_answer(
-        self: &Arc<Self>,
-        result: Result<Bytes, Failure>,
-    ) -> (Result<Bytes, Failure>, QueuedAnswer) {
-        let bytes = match &result {
-            Ok(response) => response.len(),
-            Err(Failure::Application { encoded, .. }) => encoded.len(),
-            Err(Failure::Status(_)) => 0,
-        };
-        let before = self.queued_answers.fetch_add(bytes, Ordering::Relaxed);
-        let mut queued = QueuedAnswer {
-            peer: Arc::clone(self),
-            bytes,
-        };
-        if before == 0 || before + bytes <= self.shared.options.max_queued_bytes_per_connection {
-            return (result, queued);
-        }
-        self.queued_answers.fetch_sub(bytes, Ordering::Relaxed);
-        queued.bytes = 0;
-        let status = Status::new(
-            Code::ResourceExhausted,
-            "the call was carried out, but more answers wait than this client takes",
-        );
-        (Err(status.into()), queued)
-    }
-
-    pub(super) fn is_draining(&self) -> bool {
-        *self.shared.phase.borrow() != Phase::Serving
-    }
-
     /// Ends the connection of a client that does not keep to the protocol.
     pub(super) fn protocol_error(&self, error: &dyn std::fmt::Display) {
         self.shared.refused(Refused::Protocol);
         tracing::warn!(peer = %self.member.peer_id, %error, "closed a connection that does not keep to the protocol");
         self.quic
             .close(PROTOCOL_ERROR, error.to_string().as_bytes());
-    }
-}
-
-impl Drop for ConnectionPlace {
-    fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +67,7 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     let member = match peer_of(&shared.trust, &quic) {
-        Ok(member) => Arc::new(member),
+        Ok(member) => member,
         Err(refusal) => {
             shared.refused(Refused::NotMember);
             tracing::info!(%address, %refusal, "refused a connection");
@@ -143,13 +76,9 @@ pub(super) async fn serve(shared: Arc<Shared>, incoming: Incoming) {
         }
     };
     let peer = Arc::new(Peer {
-        request_budget: Arc::new(Semaphore::new(budget_units(&shared.options))),
-        shared,
+        session: Session::new(shared, member),
         quic,
-        member,
-        calls: AtomicUsize::new(0),
         lanes: AtomicUsize::new(0),
-        queued_answers: AtomicUsize::new(0),
     });
     let _counted = peer.shared.metrics.as_ref().map(RpcMetrics::connected);
     let mut carried = Carried::default();
@@ -197,14 +126,6 @@ impl Carried {
             *self = Self { received, sent };
         }
     }
-}
-
-/// How much big requests may take, at least one of the largest.
-fn budget_units(options: &ServerOptions) -> usize {
-    options
-        .max_queued_bytes_per_connection
-        .max(2 * (options.max_message_bytes + MAX_OVERHEAD_BYTES))
-        .div_ceil(BUDGET_UNIT_BYTES)
 }
 
 /// The control stream: limits first, then the farewell.

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use futures::FutureExt;
 use tracing::{Instrument, Level, Span, field};
 
-use super::connection::Peer;
+use super::session::Session;
 use crate::authorize::{AuthorizeRequest, bearer_token, insufficient_permissions};
 use crate::context::{Context, IDEMPOTENCY_KEY, REQUEST_ID};
 use crate::core::claims::Claims;
@@ -28,27 +28,27 @@ const MAX_REQUEST_ID_BYTES: usize = 64;
 const TARGET: &str = "warren_rpc::request";
 
 /// A call that may go to its handler.
-pub(super) struct Accepted {
-    pub(super) context: Context,
+pub(crate) struct Accepted {
+    pub(crate) context: Context,
     /// Its idempotency key.
-    pub(super) key: Option<String>,
+    pub(crate) key: Option<String>,
     /// Where its lines go; `None` while nobody reads them.
-    pub(super) span: Option<RequestSpan>,
+    pub(crate) span: Option<RequestSpan>,
 }
 
 /// Decides whether a call may go to its handler, and makes what the handler gets.
 ///
 /// # Errors
 /// What the caller gets; nothing was done then.
-pub(super) fn accept(
-    peer: &Peer,
+pub(crate) fn accept(
+    session: &Session,
     route: &Route,
     mut terms: Terms<Metadata>,
     takes_key: bool,
     now: Instant,
 ) -> Result<Accepted, Status> {
     let metadata = &mut terms.metadata;
-    let claims = authorize(peer, route, metadata)?;
+    let claims = authorize(session, route, metadata)?;
     let logged = tracing::enabled!(target: TARGET, Level::DEBUG);
     let mut key = None;
     let mut span = None;
@@ -66,10 +66,10 @@ pub(super) fn accept(
         }
         let step = next_step(metadata, logged);
         if logged {
-            span = Some(RequestSpan::new(peer, route, metadata, step));
+            span = Some(RequestSpan::new(session, route, metadata, step));
         }
     }
-    let caller = Arc::clone(&peer.member);
+    let caller = Arc::clone(&session.member);
     Ok(Accepted {
         context: Context::received(terms, caller, claims, now),
         key,
@@ -78,16 +78,16 @@ pub(super) fn accept(
 }
 
 fn authorize(
-    peer: &Peer,
+    session: &Session,
     route: &Route,
     metadata: &Metadata,
 ) -> Result<Option<Arc<Claims>>, Status> {
     let (path, permission) = declared(route);
-    match &peer.shared.authorizer {
+    match &session.shared.authorizer {
         Some(authorizer) => authorizer.authorize(&AuthorizeRequest {
             path,
             permission,
-            caller: &peer.member,
+            caller: &session.member,
             token: bearer_token(metadata)?,
             now: SystemTime::now(),
         }),
@@ -98,8 +98,8 @@ fn authorize(
 }
 
 /// Where the calls of a route are counted; `None`: of a method that is not here.
-pub(super) fn meter_of(peer: &Peer, route: Option<&Route>) -> Option<Arc<MethodMeter>> {
-    let metrics = peer.shared.metrics.as_ref()?;
+pub(crate) fn meter_of(session: &Session, route: Option<&Route>) -> Option<Arc<MethodMeter>> {
+    let metrics = session.shared.metrics.as_ref()?;
     Some(match route {
         Some(Route::Method { method, .. }) => metrics.method(&method.path),
         Some(Route::Fallback { .. }) => metrics.passed_on(),
@@ -108,15 +108,15 @@ pub(super) fn meter_of(peer: &Peer, route: Option<&Route>) -> Option<Arc<MethodM
 }
 
 /// Counts a call that no handler saw.
-pub(super) fn turned_away(peer: &Peer, meter: Option<&MethodMeter>, status: &Status) {
-    peer.shared.refused(Refused::of(status));
+pub(crate) fn turned_away(session: &Session, meter: Option<&MethodMeter>, status: &Status) {
+    session.shared.refused(Refused::of(status));
     if let Some(meter) = meter {
         meter.turned_away(status.code());
     }
 }
 
 /// What kind of failure it is.
-pub(super) const fn code_of(failure: &Failure) -> Code {
+pub(crate) const fn code_of(failure: &Failure) -> Code {
     match failure {
         Failure::Application { status, .. } | Failure::Status(status) => status.code(),
     }
@@ -159,14 +159,19 @@ fn random<const N: usize>() -> [u8; N] {
 }
 
 /// The lines about one call: `Processing request`, then `Request completed` or `Request failed`. Never the payload.
-pub(super) struct RequestSpan {
+pub(crate) struct RequestSpan {
     span: Span,
     request_id: String,
     worker_id: String,
 }
 
 impl RequestSpan {
-    fn new(peer: &Peer, route: &Route, metadata: &mut Metadata, step: Option<TraceParent>) -> Self {
+    fn new(
+        session: &Session,
+        route: &Route,
+        metadata: &mut Metadata,
+        step: Option<TraceParent>,
+    ) -> Self {
         let request_id = match metadata.get(REQUEST_ID).filter(|id| is_request_id(id)) {
             Some(id) => id.to_owned(),
             None => {
@@ -176,7 +181,7 @@ impl RequestSpan {
                 id
             }
         };
-        let worker_id = peer.shared.worker_id.clone();
+        let worker_id = session.shared.worker_id.clone();
         let span = tracing::debug_span!(
             target: TARGET,
             "process_request",
@@ -185,7 +190,7 @@ impl RequestSpan {
             trace_id = step.map(|step| step.trace_id()),
             span_id = step.map(|step| step.parent_id()),
             method = declared(route).0,
-            caller = %peer.member.peer_id,
+            caller = %session.member.peer_id,
             data_size = field::Empty,
             response_size = field::Empty,
             error = field::Empty,
@@ -198,7 +203,7 @@ impl RequestSpan {
     }
 
     /// The handler with its lines; `size` is how many bytes an answer has, where there is one.
-    pub(super) async fn around<T>(
+    pub(crate) async fn around<T>(
         self,
         data_size: Option<usize>,
         handler: impl Future<Output = Result<T, Failure>>,
@@ -242,7 +247,7 @@ fn is_request_id(id: &str) -> bool {
 }
 
 /// A handler whose panic is an answer: one bad request must not take the calls of others along.
-pub(super) async fn guarded<T>(
+pub(crate) async fn guarded<T>(
     handler: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     AssertUnwindSafe(handler)
@@ -252,6 +257,6 @@ pub(super) async fn guarded<T>(
 }
 
 /// What the caller of a handler that panicked gets.
-pub(super) fn panicked() -> Status {
+pub(crate) fn panicked() -> Status {
     Status::new(Code::Internal, "the handler panicked")
 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::connection::Peer;
 use super::intake::guarded;
+use super::session::Session;
 use super::{Phase, Shared};
 use crate::core::admission::Place;
 use crate::core::dedupe::{Begin, Dedupe, DedupeKey, DedupeLimits, RequestDigest};
@@ -43,17 +43,17 @@ impl Keyed {
 ///
 /// # Errors
 /// What the caller gets; nothing was done then.
-pub(super) fn once(
-    peer: &Peer,
+pub(crate) fn once(
+    session: &Session,
     path: &str,
     key: &str,
     place: Place,
     request: Bytes,
     run: impl FnOnce(Bytes) -> BoxFuture<HandlerResult>,
 ) -> Result<BoxFuture<HandlerResult>, Status> {
-    let shared = &peer.shared;
+    let shared = &session.shared;
     let key = DedupeKey {
-        caller: peer.member.peer_id,
+        caller: session.member.peer_id,
         method: path.into(),
         key: key.into(),
     };

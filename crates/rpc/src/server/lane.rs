@@ -12,9 +12,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use super::connection::{ConnectionPlace, Peer, QueuedAnswer};
+use super::connection::Peer;
 use super::intake::{Accepted, accept, code_of, guarded, meter_of, panicked, turned_away};
 use super::keyed::once;
+use super::session::{ConnectionPlace, QueuedAnswer};
 use crate::client::{BIG_MESSAGE_BYTES, CHUNKS};
 use crate::core::admission::{Place, Unwritten};
 use crate::core::compress::{pack, unpack};
@@ -441,7 +442,7 @@ impl Bound {
 }
 
 /// What a call of a method that is not here gets.
-pub(super) fn unknown_method(path: &str) -> Status {
+pub(crate) fn unknown_method(path: &str) -> Status {
     Status::new(
         Code::Unimplemented,
         format!("no method `{path}` here; is the service registered, and of the same version?"),
@@ -459,7 +460,7 @@ pub(super) fn draining() -> Status {
 }
 
 /// A handler held to its deadline.
-pub(super) async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Option<Instant>,
     handler: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {

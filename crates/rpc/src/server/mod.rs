@@ -7,10 +7,11 @@
 mod builder;
 mod connection;
 mod drain;
-mod intake;
-mod keyed;
+pub(crate) mod intake;
+pub(crate) mod keyed;
 mod lane;
 mod requests;
+pub(crate) mod session;
 mod stream;
 
 use std::net::SocketAddr;
@@ -25,9 +26,11 @@ use warren_identity::Trust;
 
 pub use self::builder::{BuildError, ServerBuilder};
 pub use self::drain::{DrainReport, SignalError};
+pub(crate) use self::lane::{unknown_method, within};
 use crate::authorize::Authorizer;
 use crate::core::admission::Admission;
 use crate::core::dedupe::DedupeLimits;
+use crate::grpc::Grpc;
 use crate::observe::{Refused, RpcMetrics};
 use crate::service::{Fallback, Router, Service};
 
@@ -73,21 +76,22 @@ impl Default for ServerOptions {
 
 /// Serves registered services to members. Clones are handles to the same server.
 #[derive(Clone)]
-pub struct Server(Arc<Shared>);
+pub struct Server(pub(crate) Arc<Shared>);
 
 /// What a server's tasks share.
 pub(crate) struct Shared {
     endpoint: Endpoint,
-    trust: Trust,
-    options: ServerOptions,
-    router: ArcSwap<Router>,
-    admission: Arc<Admission>,
-    phase: watch::Sender<Phase>,
-    connections: TaskTracker,
+    pub(crate) trust: Trust,
+    pub(crate) options: ServerOptions,
+    pub(crate) router: ArcSwap<Router>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) connections: TaskTracker,
+    pub(crate) grpc: Grpc,
     /// Calls with idempotency keys, which outlive their connections.
     keyed: keyed::Keyed,
     authorizer: Option<Arc<dyn Authorizer>>,
-    metrics: Option<RpcMetrics>,
+    pub(crate) metrics: Option<RpcMetrics>,
     /// What log lines call this server.
     worker_id: String,
 }
@@ -101,7 +105,7 @@ struct Hooks {
 }
 
 impl Shared {
-    fn refused(&self, reason: Refused) {
+    pub(crate) fn refused(&self, reason: Refused) {
         if let Some(metrics) = &self.metrics {
             metrics.refused(reason);
         }
@@ -110,7 +114,7 @@ impl Shared {
 
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Takes connections and calls.
     Serving,
     /// Answers what it has, takes nothing new.
@@ -152,6 +156,7 @@ impl Server {
             metrics: hooks.metrics,
             phase: watch::Sender::new(Phase::Serving),
             connections: TaskTracker::new(),
+            grpc: Grpc::default(),
         }))
     }
 
@@ -163,6 +168,7 @@ impl Server {
             router.register(Arc::clone(&service));
             router
         });
+        self.0.grpc.registered();
     }
 
     /// Gives calls of methods that no registered service has to `fallback`.
@@ -205,6 +211,7 @@ impl Server {
     /// Serves until [`Server::stop_accepting`]. Connections live on in tasks of their own. Cancellation safe: the
     /// server goes on when it is called again.
     pub async fn run(&self) {
+        self.run_grpc();
         let mut phase = self.0.phase.subscribe();
         loop {
             let incoming = tokio::select! {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use quinn::RecvStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::connection::{BUDGET_UNIT_BYTES, Peer};
+use super::session::{BUDGET_UNIT_BYTES, Session};
 use crate::client::BIG_MESSAGE_BYTES;
 use crate::core::compress::{unpack, unpacked_bytes};
 use crate::core::frame::Part;
@@ -35,13 +35,13 @@ pub(super) struct Requests {
 pub(super) type Room = Option<OwnedSemaphorePermit>;
 
 impl Requests {
-    pub(super) fn new(peer: &Peer, receive: RecvStream, reader: FrameReader) -> Self {
+    pub(super) fn new(session: &Session, receive: RecvStream, reader: FrameReader) -> Self {
         Self {
             receive,
             reader,
-            limit: peer.shared.options.max_message_bytes,
-            budget: Arc::clone(&peer.request_budget),
-            retry_after: peer.shared.admission.retry_after(),
+            limit: session.shared.options.max_message_bytes,
+            budget: Arc::clone(&session.request_budget),
+            retry_after: session.shared.admission.retry_after(),
         }
     }
 

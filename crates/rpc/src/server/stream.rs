@@ -150,9 +150,8 @@ async fn unary(
             route.unary(context, request)
         }
         Some(key) => {
-            let path = path_of(route);
             let run = |request| route.unary(context, request);
-            once(peer, path, &key, place, request, run)?
+            once(peer, route.path(), &key, place, request, run)?
         }
     };
     progress.handled = true;
@@ -164,13 +163,6 @@ async fn unary(
     let _unwritten = on_server.map(Place::answered);
     let (result, _queued) = peer.queue_answer(result);
     send(peer, sender, result?).await
-}
-
-fn path_of(route: &Route) -> &str {
-    match route {
-        Route::Method { method, .. } => &method.path,
-        Route::Fallback { path, .. } => path,
-    }
 }
 
 async fn streaming(

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use warren_identity::tls::ExpectedPeer;
 use warren_identity::{
-    CaRequest, Capabilities, CertificateAuthority, Leaf, LeafRequest, NodeKey, OrganizationId, Serial,
-    Trust, UnixTime, WildcardNames,
+    CaRequest, Capabilities, CertificateAuthority, Leaf, LeafRequest, NodeKey, OrganizationId,
+    Serial, Trust, UnixTime, WildcardNames,
 };
 use warren_rpc::{
     Client, ClientOptions, Connection, Server, ServerBuilder, ServerOptions, Service,
@@ -69,11 +69,11 @@ impl Organization {
         let request = LeafRequest {
             peer_id: key.peer_id(),
             name: "node".into(),
-            dns: Vec::new(),
+            dns: vec!["localhost".into()],
             ip: Vec::new(),
             capabilities: Capabilities::parse(capabilities.iter().copied()).unwrap(),
             validity,
-            companion_key: None,
+            companion_key: Some(key.companion_key().public_key().to_vec()),
             wildcards: WildcardNames::Refuse,
         };
         self.ca.issue(&request, UnixTime::now(), serial()).unwrap()
