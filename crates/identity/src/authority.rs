@@ -139,9 +139,7 @@ pub enum LoadAuthorityError {
     #[error("the CA certificate names no organisation; say which one it is for (`--org ORG`)")]
     NoOrganization,
     /// The key is damaged, encrypted or of an algorithm that cannot sign certificates here.
-    #[error(
-        "the CA key cannot be used: {0}; expected an unencrypted PEM key, RSA (2048 to 8192 bits) or ECDSA P-256/P-384"
-    )]
+    #[error("the CA key cannot be used: {0}")]
     Key(&'static str),
     /// The key is another CA's.
     #[error("the CA key does not belong to the CA certificate `{0}`")]
@@ -574,10 +572,12 @@ fn ca_key_pair(key_pem: &str) -> Result<KeyPair, LoadAuthorityError> {
         ));
     }
     if !key_pem.contains("PRIVATE KEY-----") {
-        return Err(LoadAuthorityError::Key("there is no private key in it"));
+        return Err(LoadAuthorityError::Key(
+            "there is no private key in it: expected PEM, RSA (2048 to 8192 bits) or ECDSA P-256/P-384",
+        ));
     }
     KeyPair::from_pem(key_pem)
-        .map_err(|_| LoadAuthorityError::Key("it is damaged or of an unsupported algorithm"))
+        .map_err(|_| LoadAuthorityError::Key("it is damaged or of an unsupported algorithm: expected PEM, RSA (2048 to 8192 bits) or ECDSA P-256/P-384"))
 }
 
 /// `<org> Warren CA`, with the organisation cut so that the name keeps to 64 characters (RFC 5280 appendix A).

@@ -20,8 +20,9 @@ use support::{
 };
 use warren_identity::join::{JoinSecret, JoinToken};
 use warren_identity::tls::{
-    ClientCertificates, ExpectedPeer, TlsError, https_client, https_client_of, https_server,
-    join_client, member_from_tls, node_client, node_server, refusal_of,
+    ClientCertificates, ExpectedPeer, TlsError, https_client, https_client_of,
+    https_client_of_node, https_server, join_client, member_from_tls, node_client, node_server,
+    refusal_of,
 };
 use warren_identity::{
     Capabilities, Capability, CertificateAuthority, CertificateFacts, HttpsIdentity,
@@ -273,6 +274,23 @@ fn given_a_server_dialled_by_another_name_when_its_leaf_has_the_capability_then_
         .replace_leaf(ca().issue(&storage_only, now(), serial(3)).unwrap(), now())
         .unwrap();
     assert!(handshake(&dial, &listen(&plain), "192.0.2.7").is_err());
+}
+
+#[test]
+fn given_a_client_that_knows_the_node_when_dialled_by_another_name_then_only_that_node_is_accepted()
+{
+    let listen = server(https_server(&trust(2), ClientCertificates::None, ALPN));
+    // It has no certificate of its own, as a command line has none.
+    let asking = Trust::new(key(1), ca().roots().clone());
+    let dial = |node: u8| client(https_client_of_node(&asking, key(node).peer_id(), ALPN));
+
+    handshake(&dial(2), &listen, "192.0.2.7").unwrap();
+    handshake(&dial(3), &listen, "node2.acme.com").unwrap();
+    let other = handshake(&dial(3), &listen, "192.0.2.7").unwrap_err();
+    let Ended::ByClient(rustls::Error::InvalidCertificate(reason)) = other else {
+        panic!("{other:?}")
+    };
+    assert_eq!(reason, rustls::CertificateError::NotValidForName);
 }
 
 #[test]

@@ -36,10 +36,12 @@ impl ExpectedPeer {
     /// [`Refusal::PeerIdMismatch`] or [`Refusal::MissingCapability`].
     pub fn check(&self, member: &Member) -> Result<(), Refusal> {
         match self {
-            Self::Peer(expected) | Self::PeerWith(expected, _) if *expected != member.peer_id => Err(Refusal::PeerIdMismatch {
-                named: Box::new(*expected),
-                actual: Box::new(member.peer_id),
-            }),
+            Self::Peer(expected) | Self::PeerWith(expected, _) if *expected != member.peer_id => {
+                Err(Refusal::PeerIdMismatch {
+                    named: Box::new(*expected),
+                    actual: Box::new(member.peer_id),
+                })
+            }
             Self::PeerWith(_, needed) | Self::Capability(needed) if !member.allows(needed) => {
                 Err(Refusal::MissingCapability(needed.clone()))
             }
@@ -77,6 +79,19 @@ pub fn https_client(trust: &Trust, alpn: &[&[u8]]) -> Result<ClientConfig, TlsEr
     by_name(trust, None, alpn)
 }
 
+/// As [`https_client`], and besides it takes the leaf of this one node, under whatever name or address it was dialled:
+/// for a client that knows which node it means, as one that reads the node's own configuration does.
+///
+/// # Errors
+/// [`TlsError::Rustls`].
+pub fn https_client_of_node(
+    trust: &Trust,
+    node: PeerId,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TlsError> {
+    by_name(trust, Some(ExpectedPeer::Peer(node)), alpn)
+}
+
 /// As [`https_client`], and besides it takes a member whose leaf carries `capability`, under whatever name or address it
 /// was dialled: what the CA says of a server is more than a name.
 ///
@@ -87,12 +102,12 @@ pub fn https_client_of(
     capability: Capability,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
-    by_name(trust, Some(capability), alpn)
+    by_name(trust, Some(ExpectedPeer::Capability(capability)), alpn)
 }
 
 fn by_name(
     trust: &Trust,
-    or_member: Option<Capability>,
+    or_member: Option<ExpectedPeer>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TlsError> {
     let versions: &[&SupportedProtocolVersion] =

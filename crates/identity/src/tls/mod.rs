@@ -4,7 +4,8 @@
 //!   by peer id and capability; no host name is looked at.
 //! * HTTPS ([`https_server`], [`https_client`]): TLS 1.2 and 1.3 for stock clients and servers. The server gives the
 //!   first of these that the client can verify: a configured certificate, the node's Ed25519 leaf, its P-256
-//!   companion. The client checks the DNS or IP name against the organisation's CAs.
+//!   companion. The client checks the DNS or IP name against the organisation's CAs; or, where it knows which member it
+//!   means, who the server is.
 //! * Joining ([`join_client`]): the server's chain ends in the CA that a token pins, and the server is a member with
 //!   the capability `discovery`.
 //!
@@ -23,7 +24,9 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-pub use client::{ExpectedPeer, https_client, https_client_of, join_client, node_client};
+pub use client::{
+    ExpectedPeer, https_client, https_client_of, https_client_of_node, join_client, node_client,
+};
 pub use server::{ClientCertificates, Guest, https_server, https_server_with_guests, node_server};
 
 use crate::trust::Trust;

@@ -93,11 +93,10 @@ pub(super) enum ServerRule {
         trust: Trust,
         expected: ExpectedPeer,
     },
-    /// Any certificate of our CAs for the name that was dialled; or, under whatever name, the leaf of a member that was
-    /// certified to be such a server.
+    /// Any certificate of our CAs for the name that was dialled; or, under whatever name, the leaf of the expected member.
     Name {
         trust: Trust,
-        or_member: Option<Capability>,
+        or_member: Option<ExpectedPeer>,
     },
     /// A discovery member of the organisation whose CA has this SHA-256.
     Pinned { ca_fingerprint: [u8; 32] },
@@ -143,12 +142,12 @@ impl ServerCertVerifier for ServerVerifier {
                 expected.check(&member).map_err(refused)?;
             }
             ServerRule::Name { trust, or_member } => {
-                let certified = |capability: &Capability| {
+                let is_meant = |expected: &ExpectedPeer| {
                     trust
                         .verify(&chain, now)
-                        .is_ok_and(|member| member.allows(capability))
+                        .is_ok_and(|member| expected.check(&member).is_ok())
                 };
-                if or_member.as_ref().is_some_and(certified) {
+                if or_member.as_ref().is_some_and(is_meant) {
                     return Ok(ServerCertVerified::assertion());
                 }
                 let state = trust.snapshot();
