@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
     ClientConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, ServerConfig,
     TransportConfig, VarInt,
@@ -109,9 +110,26 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
 pub(crate) fn endpoint(trust: &Trust) -> EndpointConfig {
     let secret = trust.key().sign(b"warren gossip stateless reset v1");
     let reset_key = hmac::Key::new(hmac::HMAC_SHA256, digest(&SHA256, &secret).as_ref());
-    let mut config = EndpointConfig::new(Arc::new(reset_key));
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(reset_key)));
     config.cid_generator(|| Box::new(PlainIds));
     config
+}
+
+/// quinn knows the key of one provider only: ring's, where anything else in the program brings that along.
+struct ResetKey(hmac::Key);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        signature_out.copy_from_slice(hmac::sign(&self.0, data).as_ref());
+    }
+
+    fn signature_len(&self) -> usize {
+        hmac::HMAC_SHA256.digest_algorithm().output_len()
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        hmac::verify(&self.0, data, signature).map_err(|_| CryptoError)
+    }
 }
 
 fn transport() -> TransportConfig {
