@@ -11,10 +11,14 @@
 //! Start reading at [`Director`], then [`core::route`].
 
 pub mod command;
+pub mod control;
 pub mod core;
 pub mod director;
 pub mod health;
+mod membership;
 pub mod origin;
 
 pub use self::command::{CommandOptions, Commands};
+pub use self::control::Control;
 pub use self::director::{Director, DirectorOptions};
+pub use self::membership::{RemoteDirectors, keep_targets};

@@ -19,6 +19,7 @@ pub mod __private;
 mod authorize;
 mod caller;
 mod client;
+mod cluster;
 mod codec;
 mod context;
 pub mod core;
@@ -50,7 +51,10 @@ pub use self::descriptor::{Encoding, Kind, Method, ServiceDescriptor};
 pub use self::files::FilesError;
 pub use self::grpc::{DescriptorsError, GrpcError};
 pub use self::observe::RpcMetrics;
-pub use self::pool::{Pool, PoolOptions, ServerStatus, Target};
+pub use self::cluster::{
+    EnableClusterError, REGION_TAG, RPC_TAG, ZONE_TAG, address_of, follow, tag, targets_of,
+};
+pub use self::pool::{Liveness, Pool, PoolOptions, ServerStatus, Target};
 pub use self::reload::{CertificateFiles, ReloadError, RotationOptions, rotate_certificates};
 pub use self::server::{
     BuildError, DrainReport, Server, ServerBuilder, ServerOptions, SignalError,

@@ -290,6 +290,11 @@ impl Connection {
         }
     }
 
+    /// Ends it: the server is gone, whatever the connection still hopes. Calls in flight are lost.
+    pub(crate) fn give_up(&self) {
+        self.0.shared.quic.close(DONE, b"the server is gone");
+    }
+
     /// Calls in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {

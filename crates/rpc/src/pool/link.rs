@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use warren_balance::{Endpoint, stable_hash};
 
-use super::{Shared, Target};
+use super::{Liveness, Shared, Target};
 use crate::client::{Client, Connection};
 
 /// The first pause after a connection that could not be made or broke.
@@ -80,7 +80,7 @@ struct Kept {
 }
 
 /// Keeps the pool's connections until it is aborted, whereupon its tasks end too.
-pub(super) async fn keep(
+pub(crate) async fn keep(
     shared: Arc<Shared>,
     client: Client,
     mut targets: watch::Receiver<Vec<Target>>,
@@ -114,22 +114,30 @@ pub(super) async fn keep(
     }
 }
 
-/// Makes the kept servers exactly `wanted`; one that changed in anything but tags and place is another one.
+/// Makes the kept servers exactly those alive of `wanted`; one that changed in anything but tags and place is another one.
 fn retarget(
     kept: &mut BTreeMap<SocketAddr, Kept>,
     wanted: &[Target],
     mut start: impl FnMut(Target) -> AbortHandle,
 ) {
     kept.retain(|address, kept| {
-        let stays = wanted
+        let mut same = wanted
             .iter()
-            .any(|target| target.address == *address && target.expected == kept.target.expected);
+            .filter(|target| target.address == *address && target.expected == kept.target.expected);
+        let liveness = same.next().map(|target| target.liveness);
+        let stays = liveness == Some(Liveness::Alive);
         if !stays {
             kept.task.abort();
         }
+        if let (Some(Liveness::Lost), Some(live)) = (liveness, &kept.live) {
+            live.connection().give_up();
+        }
         stays
     });
-    for target in wanted {
+    let alive = wanted
+        .iter()
+        .filter(|target| target.liveness == Liveness::Alive);
+    for target in alive {
         match kept.get_mut(&target.address) {
             Some(kept) => kept.target.clone_from(target),
             None => {

@@ -26,6 +26,7 @@ use warren_balance::{
 use warren_identity::tls::ExpectedPeer;
 
 use self::link::Live;
+pub(crate) use self::link::keep;
 use crate::caller::Caller;
 use crate::client::{Client, Connection};
 use crate::context::Context;
@@ -45,6 +46,19 @@ pub struct Target {
     pub place: Place,
     /// What it says of itself, for filters.
     pub tags: Tags,
+    /// What others know of it.
+    pub liveness: Liveness,
+}
+
+/// Whether a server is there, as far as others know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Liveness {
+    /// Nobody says otherwise.
+    #[default]
+    Alive,
+    /// It is gone without a word. Calls that wait for it are given up at once, so that they can be tried elsewhere; a
+    /// target that is taken out instead keeps them.
+    Lost,
 }
 
 impl Target {
@@ -56,6 +70,7 @@ impl Target {
             expected,
             place: Place::nowhere(),
             tags: Tags::new(),
+            liveness: Liveness::Alive,
         }
     }
 }
@@ -108,7 +123,7 @@ impl Drop for Owner {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     options: PoolOptions,
     state: Mutex<State>,
     /// The set of live servers changed.
@@ -145,6 +160,14 @@ impl Pool {
         targets: watch::Receiver<Vec<Target>>,
         options: PoolOptions,
     ) -> Self {
+        Self::kept_by(options, |shared| link::keep(shared, client, targets))
+    }
+
+    /// A pool whose servers the future keeps, which is dropped with the pool.
+    pub(crate) fn kept_by<K>(options: PoolOptions, keep: impl FnOnce(Arc<Shared>) -> K) -> Self
+    where
+        K: Future<Output = ()> + Send + 'static,
+    {
         // From the operating system; only spreads picks of different processes.
         let seed = RandomState::new().build_hasher().finish();
         let state = State {
@@ -157,7 +180,7 @@ impl Pool {
             state: Mutex::new(state),
             changed: Notify::new(),
         });
-        let keeper = tokio::spawn(link::keep(Arc::clone(&shared), client, targets));
+        let keeper = tokio::spawn(keep(Arc::clone(&shared)));
         let owner = Arc::new(Owner {
             shared,
             keeper: keeper.abort_handle(),

@@ -1,8 +1,10 @@
-//! The end of a server, in order: stop accepting, wait for the calls in flight, close.
+//! The end of a server, in order: stop accepting, wait for the calls in flight, leave the cluster, close.
 
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+
+use warren_cluster::READY_TAG;
 
 use super::{Phase, STOPPED, Server};
 
@@ -50,6 +52,10 @@ impl Server {
             }
             serving
         });
+        if let Some(cluster) = self.cluster() {
+            // A node that has left needs no tags.
+            let _ = cluster.set_tag(READY_TAG, "false");
+        }
     }
 
     /// Waits until no call is in flight, at most `within`; gives how many are left. Cancellation safe.
@@ -67,13 +73,16 @@ impl Server {
         self.0.endpoint.close(STOPPED, b"stopped");
     }
 
-    /// Drains: [`Server::stop_accepting`], [`Server::wait_for_in_flight`] for as long as the options say, then closes
-    /// every connection. A dropped future leaves the server draining; call it again.
+    /// Drains: [`Server::stop_accepting`], [`Server::wait_for_in_flight`] for as long as the options say, then leaves the
+    /// cluster, whatever became of the calls, and closes every connection. A dropped future leaves the server draining; call it again.
     pub async fn shutdown(&self) -> DrainReport {
         let begun = Instant::now();
         tracing::info!(calls = self.in_flight(), "shutdown received");
         self.stop_accepting();
         let cut = self.wait_for_in_flight(self.0.options.drain_timeout).await;
+        if let Some(cluster) = self.cluster() {
+            cluster.leave().await;
+        }
         // Clients that were told to go away hang up by themselves once they have read their answers.
         self.0.connections.close();
         if tokio::time::timeout(HANG_UP_TIMEOUT, self.0.connections.wait())

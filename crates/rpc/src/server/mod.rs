@@ -15,13 +15,14 @@ pub(crate) mod session;
 mod stream;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use quinn::{Endpoint, VarInt};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
+use warren_cluster::Cluster;
 use warren_identity::Trust;
 
 pub use self::builder::{BuildError, ServerBuilder};
@@ -88,6 +89,7 @@ pub(crate) struct Shared {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) connections: TaskTracker,
     pub(crate) grpc: Grpc,
+    cluster: OnceLock<Cluster>,
     /// Calls with idempotency keys, which outlive their connections.
     keyed: keyed::Keyed,
     authorizer: Option<Arc<dyn Authorizer>>,
@@ -156,6 +158,7 @@ impl Server {
             metrics: hooks.metrics,
             phase: watch::Sender::new(Phase::Serving),
             connections: TaskTracker::new(),
+            cluster: OnceLock::new(),
             grpc: Grpc::default(),
         }))
     }
@@ -179,6 +182,18 @@ impl Server {
             router.set_fallback(Arc::clone(&fallback));
             router
         });
+    }
+
+    /// The cluster it takes part in.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.0.cluster.get()
+    }
+
+    /// # Errors
+    /// The cluster, when there is one already.
+    pub(crate) fn set_cluster(&self, cluster: Cluster) -> Result<(), Cluster> {
+        self.0.cluster.set(cluster)
     }
 
     /// Where it listens.
