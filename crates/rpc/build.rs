@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use prost::Message;
+use protox::prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -1,18 +1,22 @@
 //! A calculator: a service whose messages come from a `.proto`, its implementation, and a client's tour of it.
 //!
-//! Start reading at [`Calculator`]; `bin/server.rs` serves it and `bin/client.rs` calls it.
+//! Start reading at [`Calculator`]; `bin/server.rs` serves it, `bin/client.rs` calls it, and `bin/companion.rs`
+//! writes what a gRPC client needs to.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context as _;
 use futures::{Stream, StreamExt, stream};
 use warren_identity::tls::ExpectedPeer;
+use warren_identity::{Leaf, NodeKey};
 use warren_rpc::{
     ApplicationError, CallError, Client, Code, Connection, Context, Server, Status, Streaming, ms,
 };
+use zeroize::Zeroizing;
 
 /// What `prost-build` wrote from `proto/calculator.proto`.
 pub mod messages {
@@ -20,6 +24,9 @@ pub mod messages {
 }
 
 use messages::{AddRequest, AddResponse, CalculatorError, Entry, HistoryRequest, Number};
+
+/// The same as descriptors, for gRPC clients that ask by reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The most sums that a calculator remembers; older ones are forgotten first.
 const MAX_ENTRIES: usize = 10_000;
@@ -161,16 +168,20 @@ pub struct Files {
     pub ca: PathBuf,
 }
 
-/// A server with a calculator, bound to `listen`.
+/// A server with a calculator, bound to `listen`, and to `grpc` for gRPC clients if there are to be any.
 ///
 /// # Errors
 /// The files do not serve, or the address is taken.
-pub fn bind(files: &Files, listen: SocketAddr) -> anyhow::Result<Server> {
-    let server = Server::builder()
+pub fn bind(files: &Files, listen: SocketAddr, grpc: Option<SocketAddr>) -> anyhow::Result<Server> {
+    let mut builder = Server::builder()
         .with_cert_and_key(&files.cert, &files.key)?
-        .with_ca_cert(&files.ca)?
-        .bind(listen)?;
+        .with_ca_cert(&files.ca)?;
+    if let Some(address) = grpc {
+        builder = builder.with_grpc(address);
+    }
+    let server = builder.bind(listen)?;
     server.register(CalculatorServer::new(MemoryCalculator::default()));
+    server.register_descriptors(DESCRIPTORS)?;
     Ok(server)
 }
 
@@ -188,6 +199,28 @@ pub async fn connect(
         .build()?;
     let connection = client.connect(server, ExpectedPeer::AnyMember).await?;
     Ok(CalculatorClient::new(connection))
+}
+
+/// What a gRPC client whose TLS refuses Ed25519 presents for this member: its companion certificate and the key to it,
+/// PEM.
+///
+/// # Errors
+/// The files do not serve, or the certificate has no companion.
+pub fn companion(files: &Files) -> anyhow::Result<(String, Zeroizing<String>)> {
+    let key = NodeKey::from_pem(&read(&files.key)?)?;
+    let leaf = Leaf::from_pem(&read(&files.cert)?)?;
+    let companion = leaf.companion().with_context(|| {
+        format!(
+            "{} has no companion: let the CA issue it with --key",
+            files.cert.display()
+        )
+    })?;
+    let certificate = pem::encode(&pem::Pem::new("CERTIFICATE", companion.to_vec()));
+    Ok((certificate, key.companion_key().to_pem()))
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Calls every method once and gives what they answered, a line each.
