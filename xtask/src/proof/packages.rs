@@ -64,6 +64,12 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
     ),
     tool("npm", "npm", "it brings that node's pinned packages"),
     tool(
+        "python3",
+        "python3",
+        "a gRPC client nobody here wrote calls the calculator",
+    ),
+    tool("pip3", "python3-pip", "it brings that client's pinned packages"),
+    tool(
         "podman",
         "podman",
         "the container images are built and run as documented",
