@@ -68,7 +68,11 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
         "python3",
         "a gRPC client nobody here wrote calls the calculator",
     ),
-    tool("pip3", "python3-pip", "it brings that client's pinned packages"),
+    tool(
+        "pip3",
+        "python3-pip",
+        "it brings that client's pinned packages",
+    ),
     tool(
         "podman",
         "podman",
