@@ -39,6 +39,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("mesh_gossip", targets::mesh::gossip),
     ("mesh_opening", targets::mesh::opening),
     ("mesh_sync", targets::mesh::sync),
+    ("rpc_control", targets::rpc::control),
+    ("rpc_lane", targets::rpc::lane),
+    ("rpc_metadata", targets::rpc::metadata),
+    ("rpc_stream", targets::rpc::stream),
     ("swim_message", targets::swim::message),
     ("swim_packet", targets::swim::packet),
 ];

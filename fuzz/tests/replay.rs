@@ -51,6 +51,10 @@ replay! {
     mesh_gossip
     mesh_opening
     mesh_sync
+    rpc_control
+    rpc_lane
+    rpc_metadata
+    rpc_stream
     swim_message
     swim_packet
 }

@@ -5,4 +5,5 @@ pub mod content;
 pub mod discovery;
 pub mod identity;
 pub mod mesh;
+pub mod rpc;
 pub mod swim;

@@ -64,6 +64,8 @@ pub(super) async fn serve(
             read = receive.read_chunks(&mut chunks) => {
                 let Ok(Some(count)) = read else { break };
                 match lane.take_frames(&mut reader, &mut chunks[..count], &mut send).await {
+                    // There is more: others first.
+                    Ok(()) if count == CHUNKS => tokio::task::yield_now().await,
                     Ok(()) => {}
                     Err(LaneEnd::Gone) => break,
                     Err(LaneEnd::Protocol(error)) => {

@@ -6,6 +6,7 @@ mod content;
 mod discovery;
 mod identity;
 mod mesh;
+mod rpc;
 mod swim;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<()> {
         discovery::seeds()?,
         identity::seeds()?,
         mesh::seeds(),
+        rpc::seeds()?,
         swim::seeds()?,
     ]
     .concat()
