@@ -153,8 +153,24 @@ impl Bench {
         sides: &[Side],
         load: &Load,
     ) -> Vec<Measured> {
+        self.rounds_of(self.rounds, place, flavour, sides, load)
+    }
+
+    /// The same for a single round.
+    fn once(&self, place: &Place, flavour: Flavour, sides: &[Side], load: &Load) -> Vec<Measured> {
+        self.rounds_of(1, place, flavour, sides, load)
+    }
+
+    fn rounds_of(
+        &self,
+        rounds: usize,
+        place: &Place,
+        flavour: Flavour,
+        sides: &[Side],
+        load: &Load,
+    ) -> Vec<Measured> {
         let mut measured: Vec<Measured> = sides.iter().copied().map(Measured::new).collect();
-        for round in 0..self.rounds {
+        for round in 0..rounds {
             let mut order: Vec<usize> = (0..sides.len()).collect();
             if round % 2 == 1 {
                 order.reverse();

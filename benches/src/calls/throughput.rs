@@ -125,12 +125,8 @@ fn rows(
         .iter()
         .filter(|other| other.side.library == peer.library)
         .collect();
-    let told = |side: Side| match side.channels {
-        1 => peer.told.to_owned(),
-        count => format!("{}, {count} channels", peer.told),
-    };
     let best = best(&of_peer, |sample| sample.calls_per_s)?;
-    let name = told(best.side);
+    let name = told(peer.told, best.side);
     let row = |suffix: &str, unit, of: fn(&Sample) -> f64, target| {
         let case = format!("{}{suffix}, {circumstances}", peer.name);
         anyhow::Ok(Row::paired(
@@ -160,6 +156,14 @@ fn rows(
         rows.push(row(" (p50)", "µs", |sample| sample.p50_us, target)?);
     }
     Ok(rows)
+}
+
+/// How a side of a peer is called in rows.
+pub(super) fn told(peer: &str, side: Side) -> String {
+    match side.channels {
+        1 => peer.to_owned(),
+        count => format!("{peer}, {count} channels"),
+    }
 }
 
 /// The side of a peer with the largest median.

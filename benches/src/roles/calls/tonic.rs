@@ -11,8 +11,8 @@ use tonic::transport::{
 };
 use tonic::{Request, Response, Status};
 
-use super::pki::{Files, NAME};
 use super::Echo;
+use super::pki::{Files, NAME};
 
 #[allow(
     clippy::pedantic,
