@@ -86,7 +86,7 @@ fn now() -> UnixMillis {
 
 fn options() -> PutOptions {
     PutOptions {
-        title: "benchmark".to_owned(),
+        title: Some("benchmark".to_owned()),
         now: now(),
         ..PutOptions::default()
     }

@@ -314,7 +314,7 @@ pub struct DocumentsQuery {
     pub cursor: Option<String>,
 }
 
-/// What is said of a document when it is put.
+/// What is said of a document when it is put. Of one that this node lists already, what is left out stays as it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
@@ -322,13 +322,16 @@ pub struct PutQuery {
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// The title of a document that has none: the name of its file, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_name: Option<String>,
     /// Tags, with commas between them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<String>,
     /// Where it comes from, such as `wiki`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_type: Option<String>,
-    /// Seconds after which this node may drop it.
+    /// Seconds after which this node may drop it; 0 keeps it until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_seconds: Option<u64>,
 }
@@ -346,6 +349,15 @@ pub struct Stored {
     pub stored_bytes: u64,
     /// Files in it.
     pub files: u64,
+    /// Whether this node listed the document before. What the request left out stayed as it was.
+    #[serde(default)]
+    pub existed: bool,
+    /// The title it has now.
+    #[serde(default)]
+    pub title: String,
+    /// When its retention ends, RFC 3339; absent: it is kept until removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
     /// Entries of a folder that were left out because they are no regular files; at most a hundred are named.
     pub skipped: Vec<String>,
     /// How many more were left out.

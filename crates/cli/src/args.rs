@@ -396,7 +396,7 @@ pub(crate) struct PutArgs {
     /// Where the document comes from, such as wiki
     #[arg(long, value_name = "TYPE")]
     pub(crate) source_type: Option<String>,
-    /// How long this node keeps it, such as 30d; for ever when left out
+    /// How long this node keeps it, such as 30d, or 0 until it is removed, as when it is left out
     #[arg(long, value_name = "DURATION")]
     pub(crate) retention: Option<String>,
 }

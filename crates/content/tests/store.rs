@@ -11,9 +11,10 @@ use std::task::{Context, Poll};
 use store_support::{NOW, key, noise, open, open_with, packs, put, read, titled};
 use tokio::io::{AsyncRead, ReadBuf};
 use warren_content::core::manifest::Manifest;
+use warren_content::core::record::DocumentRecord;
 use warren_content::store::{
     CommitFetchedError, DocumentPage, OpenError, Origin, PutError, PutOptions, ReadError,
-    StoreError,
+    Retention, StoreError,
 };
 use warren_content::{BlockId, ChunkId, DocumentId, Store, StoreOptions, VerifiedBlock};
 use warren_identity::UnixMillis;
@@ -200,7 +201,7 @@ async fn given_a_rare_tag_when_listed_then_pages_are_full_and_hold_nothing_else(
         let is_tagged = n % 10 == 3;
         let options = PutOptions {
             // In the title it is no tag.
-            tags: vec![if is_tagged { "rare" } else { "rarer" }.to_owned()],
+            tags: Some(vec![if is_tagged { "rare" } else { "rarer" }.to_owned()]),
             ..titled("rare")
         };
         let receipt = store.put(&[n; 100][..], options, &key()).await.unwrap();
@@ -840,7 +841,7 @@ async fn given_a_retention_when_it_ends_then_the_document_goes() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path());
     let options = PutOptions {
-        retention_s: Some(60),
+        retention: Some(Retention::Seconds(60)),
         ..titled("short")
     };
     let short = store
@@ -863,16 +864,111 @@ async fn given_a_retention_when_it_ends_then_the_document_goes() {
         .collect();
     assert_eq!(listed, [long]);
 
-    // Put again without retention, it stays.
+    // Put again to be kept, it stays.
     let options = PutOptions {
-        retention_s: Some(60),
+        retention: Some(Retention::Seconds(60)),
         ..titled("short")
     };
     store.put(&b"short"[..], options, &key()).await.unwrap();
+    let options = PutOptions {
+        retention: Some(Retention::UntilRemoved),
+        ..titled("kept")
+    };
+    store.put(&b"short"[..], options, &key()).await.unwrap();
+    assert_eq!(store.expire(UnixMillis(u64::MAX)).await.unwrap(), []);
+}
+
+fn record(store: &Store, document: DocumentId) -> DocumentRecord {
+    let listed = store.document(document).unwrap().unwrap();
+    listed.record.unwrap().value().clone()
+}
+
+#[tokio::test]
+async fn given_a_document_put_again_when_nothing_is_said_then_its_record_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let said = PutOptions {
+        title: Some("Quarterly report".to_owned()),
+        tags: Some(vec!["finance".to_owned()]),
+        source_type: Some("report".to_owned()),
+        retention: Some(Retention::Seconds(3600)),
+        now: NOW,
+        ..PutOptions::default()
+    };
+    let first = store.put(&b"report"[..], said, &key()).await.unwrap();
+    let before = record(&store, first.document);
+    let silent = PutOptions {
+        default_title: "report.pdf".to_owned(),
+        now: UnixMillis(NOW.0 + 5_000),
+        ..PutOptions::default()
+    };
+    let second = store.put(&b"report"[..], silent, &key()).await.unwrap();
+
+    assert_eq!(record(&store, first.document), before);
+    assert_eq!((first.existed, second.existed), (false, true));
+    assert_eq!(second.title, "Quarterly report");
+    assert_eq!(second.expires_at, Some(UnixMillis(NOW.0 + 3_600_000)));
+}
+
+#[tokio::test]
+async fn given_a_document_put_again_when_something_is_said_then_that_alone_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let said = PutOptions {
+        title: Some("Quarterly report".to_owned()),
+        tags: Some(vec!["finance".to_owned()]),
+        now: NOW,
+        ..PutOptions::default()
+    };
+    let document = store
+        .put(&b"report"[..], said, &key())
+        .await
+        .unwrap()
+        .document;
+    let later = |seconds: u64| PutOptions {
+        default_title: "report.pdf".to_owned(),
+        now: UnixMillis(NOW.0 + seconds * 1000),
+        ..PutOptions::default()
+    };
+
+    let for_an_hour = PutOptions {
+        retention: Some(Retention::Seconds(3600)),
+        ..later(10)
+    };
     store
-        .put(&b"short"[..], titled("kept"), &key())
+        .put(&b"report"[..], for_an_hour, &key())
         .await
         .unwrap();
+    let ends = record(&store, document).expires_at();
+    let tagged = PutOptions {
+        tags: Some(vec!["old".to_owned()]),
+        ..later(20)
+    };
+    store.put(&b"report"[..], tagged, &key()).await.unwrap();
+
+    let now = record(&store, document);
+    assert_eq!(now.title, "Quarterly report");
+    assert_eq!(now.tags, ["old"]);
+    assert_eq!(ends, Some(UnixMillis(NOW.0 + 3_610_000)));
+    assert_eq!(now.expires_at(), ends, "a tag moved the end");
+}
+
+#[tokio::test]
+async fn given_a_document_whose_retention_has_ended_when_put_again_then_it_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let short = PutOptions {
+        retention: Some(Retention::Seconds(1)),
+        ..titled("short")
+    };
+    store.put(&b"short"[..], short, &key()).await.unwrap();
+    let again = PutOptions {
+        now: UnixMillis(NOW.0 + 1_000),
+        ..PutOptions::default()
+    };
+    let put = store.put(&b"short"[..], again, &key()).await.unwrap();
+
+    assert_eq!((put.existed, put.expires_at), (false, None));
     assert_eq!(store.expire(UnixMillis(u64::MAX)).await.unwrap(), []);
 }
 

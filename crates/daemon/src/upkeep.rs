@@ -11,11 +11,19 @@ use warren_api::traffic_log::SAMPLE_INTERVAL;
 use warren_api::{ApiState, Control, Held, total_traffic};
 use warren_config::{BootstrapMode, Settings};
 use warren_content::Store;
+use warren_content::retrieve::Retriever;
 use warren_mesh::{Mesh, MeshEvent};
 use warren_telemetry::ComponentHealth;
 
 /// How often the store is asked whether it still works.
 const STORE_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Documents that are here without their records are asked about again after this long, should nobody new come before.
+const RECORD_INTERVAL: Duration = Duration::from_secs(600);
+/// Many peers may come at once: they are asked together after this long.
+const RECORD_PAUSE: Duration = Duration::from_secs(5);
+/// Of these documents, how many are looked up at a time.
+const RECORD_PAGE: usize = 64;
 
 /// Starts the recurring work.
 pub(crate) fn spawn(
@@ -29,6 +37,11 @@ pub(crate) fn spawn(
         state.store.clone(),
         control,
         settings,
+        shutdown.clone(),
+    ));
+    tasks.spawn(complete_records(
+        state.retriever.clone(),
+        state.mesh.clone(),
         shutdown.clone(),
     ));
     let (state, shutdown) = (state.clone(), shutdown.clone());
@@ -79,6 +92,40 @@ async fn collect(
             Err(error) => tracing::warn!("unused space was not given back: {error}"),
         }
     }
+}
+
+/// Asks for the records of documents that are here without: now and then, and when a peer has come that may have them.
+async fn complete_records(retriever: Retriever, mesh: Mesh, shutdown: CancellationToken) {
+    let mut events = mesh.subscribe();
+    let due = async {
+        loop {
+            let somebody_came = async {
+                loop {
+                    match events.recv().await {
+                        Ok(MeshEvent::PeerConnected { .. })
+                        | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                        Ok(_) => {}
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            // Nobody else came is as good a reason as any: records are put later than documents, too.
+            let _ = tokio::time::timeout(RECORD_INTERVAL, somebody_came).await;
+            tokio::time::sleep(RECORD_PAUSE).await;
+            let mut after = None;
+            loop {
+                match retriever.complete_records(after, RECORD_PAGE).await {
+                    Ok(None) => break,
+                    Ok(next) => after = next,
+                    Err(error) => {
+                        tracing::warn!("documents without a record stay so: {error}");
+                        break;
+                    }
+                }
+            }
+        }
+    };
+    shutdown.run_until_cancelled(due).await;
 }
 
 /// Says in the health report whether the store works.

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use tokio_util::io::StreamReader;
-use warren_content::store::{Cursor, DocumentInfo, Origin, PutOptions, PutReceipt};
+use warren_content::store::{Cursor, DocumentInfo, Origin, PutOptions, PutReceipt, Retention};
 use warren_content::{BlockId, ChunkId, DocumentId};
 use warren_identity::UnixMillis;
 
@@ -67,17 +67,21 @@ fn reader(body: Body) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {
 
 fn put_options(query: Result<Query<PutQuery>, QueryRejection>) -> Result<PutOptions, ApiError> {
     let Query(query) = query.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
-    let tags = query.tags.unwrap_or_default();
-    Ok(PutOptions {
-        title: query.title.unwrap_or_default(),
-        tags: tags
-            .split(',')
-            .map(str::trim)
-            .filter(|tag| !tag.is_empty())
+    let tags = |listed: String| {
+        let each = listed.split(',').map(str::trim);
+        each.filter(|tag| !tag.is_empty())
             .map(str::to_owned)
-            .collect(),
-        source_type: query.source_type.unwrap_or_default(),
-        retention_s: query.retention_seconds,
+            .collect()
+    };
+    Ok(PutOptions {
+        title: query.title,
+        default_title: query.file_name.unwrap_or_default(),
+        tags: query.tags.map(tags),
+        source_type: query.source_type,
+        retention: query.retention_seconds.map(|seconds| match seconds {
+            0 => Retention::UntilRemoved,
+            seconds => Retention::Seconds(seconds),
+        }),
         now: now(),
     })
 }
@@ -90,6 +94,9 @@ fn stored(state: &ApiState, receipt: PutReceipt, skipped_unlisted: u64) -> Respo
         chunks: receipt.chunk_count,
         stored_bytes: receipt.stored_bytes,
         files: receipt.file_count,
+        existed: receipt.existed,
+        expires_at: receipt.expires_at.and_then(rfc3339),
+        title: receipt.title,
         skipped: receipt
             .skipped
             .iter()

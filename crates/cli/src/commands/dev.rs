@@ -176,7 +176,7 @@ async fn share_one(network: &Network, path: &Path, name: String) -> anyhow::Resu
     let began = Instant::now();
     let file = tokio::fs::File::open(path).await.with_context(cannot)?;
     let options = PutOptions {
-        title: name.clone(),
+        title: Some(name.clone()),
         now: std::time::SystemTime::now().into(),
         ..PutOptions::default()
     };

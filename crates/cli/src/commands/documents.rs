@@ -27,7 +27,8 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
         bail!("tag {tag:?} holds a comma: give each tag its own --tag");
     }
     let query = PutQuery {
-        title: args.title.clone().or_else(|| default_title(source)),
+        title: args.title.clone(),
+        file_name: default_title(source),
         tags: (!args.tag.is_empty()).then(|| args.tag.join(",")),
         source_type: args.source_type.clone(),
         retention_seconds: args.retention.as_deref().map(super::seconds).transpose()?,
@@ -79,12 +80,27 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
         if stored.skipped_unlisted > 0 {
             eprintln!("warren: left out {} more", stored.skipped_unlisted);
         }
+        if stored.existed {
+            eprintln!("{}", already_here(&stored));
+        }
         eprintln!(
             "stored {}; every member of the organisation may read it until access control is built",
             output::bytes(stored.size)
         );
     }
     Ok(format.print(&stored, |stored| stored.id.clone())?)
+}
+
+/// What is said of a document that was here already: what was not named stays as it was.
+fn already_here(stored: &Stored) -> String {
+    let ends = match &stored.expires_at {
+        Some(at) => format!("until {at}"),
+        None => "until it is removed".to_owned(),
+    };
+    format!(
+        "this document was here already: it is called {:?} and kept {ends}; --title, --tag, --source-type and --retention change what they name",
+        stored.title
+    )
 }
 
 fn default_title(source: &Path) -> Option<String> {

@@ -24,6 +24,7 @@ mod names;
 mod network;
 mod openssl;
 mod passphrase;
+mod records;
 mod reload;
 mod renewal;
 mod revocation;

@@ -25,7 +25,7 @@ use warren_telemetry::SourceType;
 use self::blocks::blocking;
 use self::sync_log::SyncLog;
 use super::flights::Flight;
-use super::{Context, RetrieveError, unix_now};
+use super::{Context, RetrieveError, record, unix_now};
 use crate::core::block::{VerifiedBlock, VerifyBlockError};
 use crate::core::fetch::{FetchPlanner, Ticket, Verdict};
 use crate::core::id::{BlockId, DocumentId};
@@ -81,6 +81,14 @@ pub(super) struct Job {
     pub(super) keep: Keep,
     pub(super) local: Local,
     pub(super) storing: Storing,
+    pub(super) record: Record,
+}
+
+/// Whether the document's record is asked for, should it be had whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Wanted,
+    Unneeded,
 }
 
 /// Whether blocks are taken from the local store where it has them.
@@ -241,7 +249,6 @@ struct Engine {
     connecting: usize,
     connect_failures: BTreeMap<PeerId, (ConnectError, u32)>,
     record: Option<Signed<DocumentRecord>>,
-    record_asked: bool,
     finish: Option<Finish>,
     failure: Option<RetrieveError>,
     log: SyncLog,
@@ -275,7 +282,6 @@ impl Engine {
             connecting: 0,
             connect_failures: BTreeMap::new(),
             record: None,
-            record_asked: false,
             finish: None,
             failure: None,
             work: FuturesUnordered::new(),
@@ -298,8 +304,17 @@ impl Engine {
                 return self.give_up().await;
             }
             if self.finish.is_some() && self.slots.is_empty() {
-                if let Err(error) = self.conclude().await {
-                    let _ = results.send(Err(error)).await;
+                match self.job.keep {
+                    Keep::Lease(_) => {
+                        if let Err(error) = self.conclude().await {
+                            let _ = results.send(Err(error)).await;
+                        }
+                    }
+                    Keep::Repair | Keep::Nothing => {
+                        // Its reader has everything.
+                        drop(results);
+                        self.complete().await;
+                    }
                 }
                 return;
             }
@@ -439,10 +454,10 @@ impl Engine {
             Step::Kept(indices, result) => self.handle_kept(indices, result),
             Step::Candidates(candidates) => self.handle_candidates(candidates),
             Step::Connected(peer, result) => self.handle_connected(peer, result),
+            // Several may have one: the youngest says what is so now.
             Step::Record(record) => {
-                // Another provider may have it.
-                self.record_asked = record.is_some();
-                self.record = record;
+                let both = self.record.take().into_iter().chain(record);
+                self.record = both.max_by_key(|record| record.value().updated_at);
             }
             Step::LeaseDue => {
                 self.renew_lease();
@@ -460,9 +475,13 @@ impl Engine {
             self.log.done();
             return Ok(());
         };
+        let found = match (self.record.take(), self.job.record) {
+            (None, Record::Wanted) => record::seek(&self.context, document).await,
+            (found, _) => found,
+        };
         let store = &self.context.store;
         let mut listed = store
-            .commit_fetched(lease.clone(), self.record.take(), unix_now(Duration::ZERO))
+            .commit_fetched(lease.clone(), found, unix_now(Duration::ZERO))
             .await;
         if let Err(error @ CommitFetchedError::ForeignRecord(_)) = &listed {
             warn!(%document, %error, "the document is listed without a record");
@@ -486,6 +505,28 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Of a document that is listed without its record: has it, if a holder gives it.
+    async fn complete(mut self) {
+        self.log.done();
+        let (Keep::Repair, BlockId::Manifest(document), Some(Finish::List), Record::Wanted) = (
+            &self.job.keep,
+            self.job.target,
+            self.finish,
+            self.job.record,
+        ) else {
+            return;
+        };
+        let found = match self.record.take() {
+            None => record::seek(&self.context, document).await,
+            found => found,
+        };
+        if let Some(found) = found
+            && let Err(error) = self.context.store.complete_record(&found).await
+        {
+            warn!(%document, %error, "the document's record cannot be kept");
+        }
     }
 
     /// Ends early. What was kept, now or by an earlier try, stays for the next one until the lease ends.

@@ -10,6 +10,7 @@
 mod engine;
 mod flights;
 mod peers;
+mod record;
 mod walk;
 
 use std::ops::Range;
@@ -29,7 +30,7 @@ use tracing::warn;
 use warren_identity::{PeerId, UnixMillis};
 use warren_telemetry::{RetrievalMetrics, SourceType};
 
-use self::engine::{Fetch, Finish, Job, Keep, Local, Need, Storing, Wanted};
+use self::engine::{Fetch, Finish, Job, Keep, Local, Need, Record, Storing, Wanted};
 use self::flights::Flights;
 pub use self::peers::{Connector, Peers};
 use self::walk::Walk;
@@ -37,7 +38,7 @@ use crate::core::block::MAX_BLOCK_BYTES;
 use crate::core::fetch::FetchLimits;
 use crate::core::id::{BlockId, ChunkId, DocumentId};
 use crate::core::manifest::{DirectoryEntry, Manifest, ManifestError};
-use crate::store::{CommitFetchedError, ReadError, Store, StoreError};
+use crate::store::{CommitFetchedError, Cursor, ReadError, Store, StoreError};
 
 /// Knows who holds what. Implemented by whoever runs the mesh.
 pub trait Providers: Send + Sync + 'static {
@@ -386,6 +387,7 @@ impl Retriever {
             keep: Keep::Lease(lease),
             local: Local::Consult,
             storing: Storing::Required,
+            record: Record::Wanted,
         };
         walk::fetch_all(Fetch::start(Arc::clone(&self.context), job), document).await
     }
@@ -405,6 +407,7 @@ impl Retriever {
             keep,
             local: Local::Consult,
             storing: Storing::BestEffort,
+            record: Record::Unneeded,
         };
         let mut fetch = Fetch::start(Arc::clone(&self.context), job);
         fetch
@@ -457,6 +460,30 @@ impl Retriever {
         Ok(report)
     }
 
+    /// Asks the holders of documents that are listed here without a record for it: of at most `limit` of them, those listed
+    /// before `after`. Says where to go on; `None` at the end.
+    ///
+    /// # Errors
+    /// [`RetrieveError`] where the store fails.
+    pub async fn complete_records(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Option<Cursor>, RetrieveError> {
+        let store = self.context.store.clone();
+        let look = spawn_blocking(move || store.documents_without_record(after, limit));
+        let page = look.await.map_err(|_| RetrieveError::Stopped)??;
+        for document in page.documents {
+            let sought = record::seek(&self.context, document.id);
+            let found = self.context.stop.run_until_cancelled(sought).await;
+            if let Some(found) = found.ok_or(RetrieveError::Stopped)? {
+                let completed = self.context.store.complete_record(&found).await;
+                completed.map_err(RetrieveError::Store)?;
+            }
+        }
+        Ok(page.next)
+    }
+
     /// Ends all retrievals and waits for them.
     pub async fn shutdown(&self) {
         self.context.stop.cancel();
@@ -475,6 +502,7 @@ impl Retriever {
             keep: Keep::Repair,
             local: Local::Ignore,
             storing: Storing::Required,
+            record: Record::Unneeded,
         };
         let mut fetch = Fetch::start(Arc::clone(&self.context), job);
         // Nothing says how large they are.
@@ -495,13 +523,18 @@ impl Retriever {
     async fn start(&self, document: DocumentId) -> Result<(Fetch, SourceType), RetrieveError> {
         let store = self.context.store.clone();
         let look = spawn_blocking(move || {
-            let listed = store.document(document)?.is_some();
+            let info = store.document(document)?;
+            let listed = info.is_some();
+            let record = match info.and_then(|info| info.record) {
+                Some(_) => Record::Unneeded,
+                None => Record::Wanted,
+            };
             let whole = listed
                 || (store.has_block(document.into())?
                     && store.missing_blocks(document, 1)?.is_empty());
-            Ok::<_, ReadError>((listed, whole))
+            Ok::<_, ReadError>((listed, record, whole))
         });
-        let (listed, whole) = look.await.map_err(|_| RetrieveError::Stopped)??;
+        let (listed, record, whole) = look.await.map_err(|_| RetrieveError::Stopped)??;
         let keep = match listed {
             true => Keep::Repair,
             false => engine::lease(&self.context, document)
@@ -517,6 +550,7 @@ impl Retriever {
             keep,
             local: Local::Consult,
             storing: Storing::BestEffort,
+            record,
         };
         let source = if whole {
             SourceType::Local

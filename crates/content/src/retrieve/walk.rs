@@ -71,7 +71,8 @@ pub(super) async fn entries(
     Ok(all)
 }
 
-/// Sends what the walk gives to `out`, in order, and concludes the fetch.
+/// Sends what the walk gives to `out`, in order, and concludes the fetch. The last piece goes out when that is done: whoever
+/// has the last byte finds the document listed.
 pub(super) async fn stream(
     mut fetch: Fetch,
     mut walk: Walk,
@@ -82,12 +83,14 @@ pub(super) async fn stream(
     } else {
         Finish::Leave
     };
+    let mut last = None;
     let result = loop {
         let piece = tokio::select! {
             piece = walk.next(&mut fetch) => piece,
             () = out.closed() => return,
         };
         match piece {
+            Ok(Some(piece)) if walk.is_at_end() => last = Some(piece),
             Ok(Some(piece)) => {
                 if out.send(Ok(piece)).await.is_err() {
                     return;
@@ -97,6 +100,11 @@ pub(super) async fn stream(
             Err(error) => break Err(error),
         }
     };
+    if let Some(last) = last
+        && out.send(Ok(last)).await.is_err()
+    {
+        return;
+    }
     if let Err(error) = result {
         let _ = out.send(Err(error)).await;
     }
@@ -252,6 +260,11 @@ impl Walk {
                 }
             }
         }
+    }
+
+    /// Whether nothing comes after what was given.
+    fn is_at_end(&self) -> bool {
+        self.pending.is_empty() && self.nodes.is_empty()
     }
 
     fn count(&mut self, got: &Got) {

@@ -16,6 +16,7 @@ use crate::core::id::DocumentId;
 use crate::core::manifest::{DirectoryEntry, ManifestError, build_directory, check_name};
 use crate::store::error::{PutError, StoreError};
 use crate::store::ingest::{Ingest, IngestedFile};
+use crate::store::put::PutContent;
 use crate::store::shared::Pins;
 use crate::store::{PutOptions, PutReceipt, Store};
 
@@ -140,7 +141,7 @@ impl Store {
             ingest.flush()
         });
         let stored_bytes = stored_bytes + written.await.map_err(|_| StoreError::Closed)??;
-        let receipt = PutReceipt {
+        let content = PutContent {
             document,
             size,
             chunk_count,
@@ -148,7 +149,7 @@ impl Store {
             file_count,
             skipped,
         };
-        self.list_put(&receipt, options, key).await?;
+        let receipt = self.list_put(content, options, key).await?;
         drop(pins);
         Ok(receipt)
     }

@@ -14,6 +14,7 @@
 //! | `expiry` | time, document | documents with a retention |
 //! | `leases` | document | end of a retrieval's lease |
 //! | `leased` | document, block | blocks held by a lease |
+//! | `removed` | document | the last row of one that is no longer listed, while its manifest is still here |
 //! | `counters` | name | next numbers and totals |
 
 use std::io;
@@ -46,6 +47,7 @@ pub(super) const ORDER: TableDefinition<'_, u64, Hash> = TableDefinition::new("o
 pub(super) const EXPIRY: TableDefinition<'_, (u64, Hash), ()> = TableDefinition::new("expiry");
 pub(super) const LEASES: TableDefinition<'_, Hash, u64> = TableDefinition::new("leases");
 pub(super) const LEASED: TableDefinition<'_, (Hash, Hash), ()> = TableDefinition::new("leased");
+pub(super) const REMOVED: TableDefinition<'_, Hash, &[u8]> = TableDefinition::new("removed");
 pub(super) const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 
 /// Pages kept in memory: enough for the inner nodes of an index of some million blocks.
@@ -262,6 +264,7 @@ pub(super) fn create_tables(transaction: &WriteTransaction) -> Result<(), IndexE
     transaction.open_table(EXPIRY)?;
     transaction.open_table(LEASES)?;
     transaction.open_table(LEASED)?;
+    transaction.open_table(REMOVED)?;
     transaction.open_table(COUNTERS)?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use crate::core::manifest::{Link, LinkRole, Manifest, ManifestError};
 use crate::store::error::StoreError;
 use crate::store::index::{
     BLOCKS, COUNTERS, DOCUMENTS, EXPIRY, Entry, FREED, GARBAGE, Hash, INLINE, IndexError, LEASED,
-    LEASES, Listed, Location, ORDER, PACKS, counter, successor,
+    LEASES, Listed, Location, ORDER, PACKS, REMOVED, counter, successor,
 };
 use crate::store::pack::FRAME_HEADER_BYTES;
 use crate::store::shared::{PendingBlock, Shared};
@@ -54,6 +54,16 @@ pub(super) struct NewListing {
     pub(super) added_at: UnixMillis,
     pub(super) expires_at: Option<UnixMillis>,
     pub(super) record: Option<Vec<u8>>,
+}
+
+impl NewListing {
+    /// Its record and when that ends, or else those of an earlier row.
+    fn record_or_of(&self, earlier: Option<&Listed>) -> (Option<Vec<u8>>, Option<UnixMillis>) {
+        match (&self.record, earlier) {
+            (None, Some(earlier)) => (earlier.record.clone(), earlier.expires_at),
+            (record, _) => (record.clone(), self.expires_at),
+        }
+    }
 }
 
 /// Dead stretches and packs to be given back once the transaction is durable.
@@ -93,6 +103,7 @@ pub(super) struct Ledger<'t> {
     expiry: Table<'t, (u64, Hash), ()>,
     leases: Table<'t, Hash, u64>,
     leased: Table<'t, (Hash, Hash), ()>,
+    removed: Table<'t, Hash, &'static [u8]>,
     counters: Table<'t, &'static str, u64>,
     cached: BTreeMap<Hash, Cached>,
     /// Changes to packs: live bytes and blocks to add and to subtract, and the new length of the active one.
@@ -150,6 +161,7 @@ impl<'t> Ledger<'t> {
             expiry: transaction.open_table(EXPIRY)?,
             leases: transaction.open_table(LEASES)?,
             leased: transaction.open_table(LEASED)?,
+            removed: transaction.open_table(REMOVED)?,
             counters,
             cached: BTreeMap::new(),
             pack_changes: BTreeMap::new(),
@@ -225,6 +237,7 @@ impl<'t> Ledger<'t> {
                 }
                 None => {
                     self.blocks.remove(hash)?;
+                    self.removed.remove(hash)?;
                     self.totals.blocks = self
                         .totals
                         .blocks
@@ -311,10 +324,11 @@ impl<'t> Ledger<'t> {
             }
             Some(known) => {
                 self.forget_expiry(hash, &known)?;
+                let (record, expires_at) = new.record_or_of(Some(&known));
                 Listed {
                     origin: new.origin,
-                    expires_at: new.expires_at,
-                    record: new.record.clone().or(known.record),
+                    expires_at,
+                    record,
                     ..known
                 }
             }
@@ -323,14 +337,20 @@ impl<'t> Ledger<'t> {
                 self.totals.documents += 1;
                 let number = self.next_number(counter::NEXT_ORDER)?;
                 self.order.insert(number, hash)?;
+                let removed = self
+                    .removed
+                    .remove(hash)?
+                    .map(|row| Listed::from_bytes(row.value()))
+                    .transpose()?;
+                let (record, expires_at) = new.record_or_of(removed.as_ref());
                 Listed {
                     origin: new.origin,
                     added_at: new.added_at,
                     number,
                     is_directory: manifest.is_directory(),
                     size: manifest.size(),
-                    expires_at: new.expires_at,
-                    record: new.record.clone(),
+                    expires_at,
+                    record,
                 }
             }
         };
@@ -339,6 +359,34 @@ impl<'t> Ledger<'t> {
         }
         self.documents.insert(hash, row.to_bytes()?.as_slice())?;
         Ok(())
+    }
+
+    /// Gives a document that is listed without a record its record; `false` if there is none such.
+    pub(super) fn complete(
+        &mut self,
+        document: DocumentId,
+        record: &[u8],
+        expires_at: Option<UnixMillis>,
+    ) -> Result<bool, IndexError> {
+        let hash = *document.hash();
+        let known = self
+            .documents
+            .get(hash)?
+            .map(|row| Listed::from_bytes(row.value()))
+            .transpose()?;
+        let Some(known) = known.filter(|known| known.record.is_none()) else {
+            return Ok(false);
+        };
+        let row = Listed {
+            record: Some(record.to_vec()),
+            expires_at,
+            ..known
+        };
+        if let Some(UnixMillis(at)) = expires_at {
+            self.expiry.insert((at, hash), ())?;
+        }
+        self.documents.insert(hash, row.to_bytes()?.as_slice())?;
+        Ok(true)
     }
 
     fn root(&mut self, document: DocumentId) -> Result<Manifest, Refusal> {
@@ -365,6 +413,10 @@ impl<'t> Ledger<'t> {
         self.order.remove(row.number)?;
         self.forget_expiry(hash, &row)?;
         self.totals.documents = self.totals.documents.saturating_sub(1);
+        if row.record.is_some() {
+            // Listed again from what is still here, it is what it was.
+            self.removed.insert(hash, row.to_bytes()?.as_slice())?;
+        }
         self.dereference(document)?;
         Ok(true)
     }

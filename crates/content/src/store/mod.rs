@@ -20,6 +20,7 @@ mod ledger;
 mod metrics;
 mod open;
 mod pack;
+mod put;
 mod read;
 mod shared;
 mod verify;
@@ -35,6 +36,7 @@ use warren_identity::{NodeKey, Signed, UnixMillis};
 pub use self::directory::DirectoryIngest;
 pub use self::error::{CommitFetchedError, OpenError, PutError, ReadError, StoreError};
 use self::ledger::{Collected, NewListing, Refusal};
+use self::put::PutContent;
 pub use self::read::RangeReader;
 use self::shared::Pins;
 pub use self::verify::{VerifyProgress, VerifyReport};
@@ -51,19 +53,30 @@ pub struct StoreOptions {
     pub max_bytes: Option<u64>,
 }
 
-/// What is said of a document when it is put.
+/// What is said of a document when it is put. Of a document that is listed here already, what is `None` stays as it is.
 #[derive(Debug, Clone, Default)]
 pub struct PutOptions {
     /// For people.
-    pub title: String,
+    pub title: Option<String>,
+    /// The title of a document that has none here, for instance the name of its file.
+    pub default_title: String,
     /// In any order; duplicates are dropped.
-    pub tags: Vec<String>,
+    pub tags: Option<Vec<String>>,
     /// For instance `contract`.
-    pub source_type: String,
-    /// Seconds until it may be dropped.
-    pub retention_s: Option<u64>,
+    pub source_type: Option<String>,
+    /// Until it is removed, unless something else is said here or was said before.
+    pub retention: Option<Retention>,
     /// The time written into the record.
     pub now: UnixMillis,
+}
+
+/// How long a document is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// Until somebody removes it.
+    UntilRemoved,
+    /// This many seconds from the put; then it may be dropped.
+    Seconds(u64),
 }
 
 /// What a put came to. It exists only once everything is durable.
@@ -79,6 +92,12 @@ pub struct PutReceipt {
     pub stored_bytes: u64,
     /// Files in it: 1, or those of a directory.
     pub file_count: u64,
+    /// Whether the document was listed here before.
+    pub existed: bool,
+    /// The title it has now.
+    pub title: String,
+    /// When it may be dropped now, if ever.
+    pub expires_at: Option<UnixMillis>,
     /// Paths of a directory that were left out: symbolic links, sockets, devices.
     pub skipped: Vec<PathBuf>,
 }
@@ -181,8 +200,8 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Ingests a stream as one document, in bounded memory, and lists it with a record signed by `key`.
     ///
-    /// Returns once everything is durable. The same content put again keeps its id and its creation time and gets the
-    /// new record. Cancel safe: dropping the future leaves at worst garbage.
+    /// Returns once everything is durable. The same content put again keeps its id, its creation time and what `options`
+    /// do not name. Cancel safe: dropping the future leaves at worst garbage.
     ///
     /// # Errors
     /// [`PutError`]; nothing is listed then.
@@ -196,7 +215,7 @@ impl Store {
         let (file, stored_bytes) = self
             .ingest(reader, "the stream".to_owned(), pins.clone())
             .await?;
-        let receipt = PutReceipt {
+        let content = PutContent {
             document: file.id,
             size: file.size,
             chunk_count: file.chunk_count,
@@ -204,7 +223,7 @@ impl Store {
             file_count: 1,
             skipped: Vec::new(),
         };
-        self.list_put(&receipt, options, key).await?;
+        let receipt = self.list_put(content, options, key).await?;
         drop(pins);
         Ok(receipt)
     }
@@ -227,65 +246,6 @@ impl Store {
     #[must_use]
     pub fn begin_directory(&self) -> DirectoryIngest {
         DirectoryIngest::new(self.clone())
-    }
-
-    async fn list_put(
-        &self,
-        receipt: &PutReceipt,
-        options: PutOptions,
-        key: &NodeKey,
-    ) -> Result<(), PutError> {
-        let mut tags = options.tags;
-        tags.sort();
-        tags.dedup();
-        let (store, document) = (self.clone(), receipt.document);
-        let known = tokio::task::spawn_blocking(move || store.document(document))
-            .await
-            .map_err(|_| StoreError::Closed)?
-            .map_err(|error| StoreError::Index(error.to_string()))?;
-        let created_at = known
-            .filter(|known| known.origin == Origin::Put)
-            .and_then(|known| known.record)
-            .map_or(options.now, |record| record.value().created_at);
-        let record = DocumentRecord {
-            document: receipt.document,
-            title: options.title,
-            tags,
-            source_type: options.source_type,
-            created_at,
-            updated_at: options.now,
-            retention_s: options.retention_s,
-            size: receipt.size,
-            chunk_count: receipt.chunk_count,
-        };
-        record.validate()?;
-        let expires_at = record.expires_at();
-        let signed = Signed::sign(record, key)?;
-        let listing = NewListing {
-            document: receipt.document,
-            origin: Origin::Put,
-            added_at: options.now,
-            expires_at,
-            record: Some(signed.to_bytes()),
-        };
-        match self
-            .inner
-            .writer()?
-            .change(Change::List {
-                listing,
-                ends_lease: false,
-            })
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(Refusal::Store(error)) => Err(error.into()),
-            Err(Refusal::Manifest(_, error)) => Err(error.into()),
-            // Only after a failed commit, which drops what was written but not acknowledged.
-            Err(Refusal::Missing(_)) => Err(StoreError::Index(
-                "blocks of this put were lost to a disk error: put it again".to_owned(),
-            )
-            .into()),
-        }
     }
 
     /// Begins or renews the retrieval of a document: what is inserted under the lease is kept until `until`.
@@ -349,7 +309,8 @@ impl Store {
     }
 
     /// Lists a fetched document, whose blocks must all be here, and ends the lease. Durable on return. A document that
-    /// was put here stays as it is.
+    /// was put here stays as it is. Without `record` it has the one it had here before, as long as its blocks have not been
+    /// collected since.
     ///
     /// # Errors
     /// [`CommitFetchedError`]; the lease goes on then.
@@ -391,6 +352,25 @@ impl Store {
             Err(Refusal::Store(error)) => Err(error.into()),
             Err(Refusal::Manifest(id, source)) => Err(ReadError::Manifest { id, source }.into()),
         }
+    }
+
+    /// Gives a document that is listed without a record its record; `false` if there is none such. Durable on return.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it has none then, as before.
+    pub async fn complete_record(
+        &self,
+        record: &Signed<DocumentRecord>,
+    ) -> Result<bool, StoreError> {
+        let change = Change::Complete {
+            document: record.value().document,
+            record: record.to_bytes(),
+            expires_at: record.value().expires_at(),
+        };
+        Ok(matches!(
+            self.change(change).await?,
+            Outcome::Completed(true)
+        ))
     }
 
     /// Ends a lease: what was fetched under it is garbage unless something else needs it.

@@ -215,6 +215,21 @@ impl Store {
         })
     }
 
+    /// As [`Self::documents`], of those that are listed without a record. Looks at 10,000 documents at most: a page may have
+    /// fewer than `limit`, even none, and goes on all the same.
+    ///
+    /// # Errors
+    /// [`ReadError::Store`] if the index fails.
+    pub fn documents_without_record(
+        &self,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<DocumentPage, ReadError> {
+        self.page(after, limit, TAG_SCAN, |id, row| {
+            row.record.is_none().then(|| info(id, row))
+        })
+    }
+
     /// Up to `limit` of the documents that `select` makes of rows, at most `scan` of them looked at.
     fn page(
         &self,

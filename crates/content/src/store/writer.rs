@@ -47,6 +47,12 @@ pub(super) enum Change {
         listing: NewListing,
         ends_lease: bool,
     },
+    /// Gives a listed document the record that it lacks.
+    Complete {
+        document: DocumentId,
+        record: Vec<u8>,
+        expires_at: Option<UnixMillis>,
+    },
     Unlist(DocumentId),
     Expire(UnixMillis),
     SetLease {
@@ -92,6 +98,8 @@ impl Change {
 #[derive(Debug)]
 pub(super) enum Outcome {
     Done,
+    /// Whether there was a document that lacked it.
+    Completed(bool),
     /// Whether the document was there.
     Unlisted(bool),
     Expired(Vec<DocumentId>),
@@ -737,6 +745,15 @@ fn apply(
             }
             Ok(Outcome::Done)
         }
+        Change::Complete {
+            document,
+            record,
+            expires_at,
+        } => Ok(Outcome::Completed(ledger.complete(
+            *document,
+            record,
+            *expires_at,
+        )?)),
         Change::Unlist(document) => Ok(Outcome::Unlisted(ledger.unlist(*document)?)),
         Change::Expire(now) => Ok(Outcome::Expired(ledger.expire(*now, EXPIRE_STEP)?)),
         Change::SetLease { document, until } => {

@@ -26,7 +26,7 @@ pub fn open_with(path: &Path, options: StoreOptions) -> Store {
 
 pub fn titled(title: &str) -> PutOptions {
     PutOptions {
-        title: title.to_owned(),
+        title: Some(title.to_owned()),
         now: NOW,
         ..PutOptions::default()
     }

@@ -105,7 +105,7 @@ impl Node {
 
     pub async fn put(&self, content: &[u8]) -> DocumentId {
         let options = PutOptions {
-            title: "a document".to_owned(),
+            title: Some("a document".to_owned()),
             now: UnixMillis(1),
             ..PutOptions::default()
         };

@@ -10,7 +10,7 @@ use warren_identity::PeerId;
 use super::super::flights::Claim;
 use super::super::{RetrieveError, unix_now};
 use super::blocks::blocking;
-use super::{Engine, Keep, LEASE, Local, Step};
+use super::{Engine, Keep, LEASE, Local, Record, Step};
 use crate::core::fetch::{DropReason, Event, FetchFailure, Transmit};
 use crate::core::id::BlockId;
 use crate::transfer::{BlockClient, ConnectError, SendError};
@@ -191,14 +191,14 @@ impl Engine {
         }
     }
 
-    /// A document that will be listed is listed with its record, if a provider has it.
+    /// A document that will be listed is listed with its record, if a provider has it. Each is asked: one that holds the
+    /// document need not have its record.
     pub(super) fn ask_record(&mut self, client: &BlockClient) {
-        let (Keep::Lease(_), BlockId::Manifest(document), false) =
-            (&self.job.keep, self.job.target, self.record_asked)
+        let (Record::Wanted, BlockId::Manifest(document), None) =
+            (self.job.record, self.job.target, &self.record)
         else {
             return;
         };
-        self.record_asked = true;
         let client = client.clone();
         self.work.push(Box::pin(async move {
             let record = client.record(document).await;
