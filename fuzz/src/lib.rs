@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("content_wire", targets::content::wire),
     ("discovery_answers", targets::discovery::answers),
     ("discovery_requests", targets::discovery::requests),
+    ("grpc_message", targets::grpc::message),
     ("identity_chain", targets::identity::chain),
     ("identity_crl", targets::identity::crl),
     ("identity_csr", targets::identity::csr),

@@ -41,6 +41,7 @@ replay! {
     content_wire
     discovery_answers
     discovery_requests
+    grpc_message
     identity_chain
     identity_crl
     identity_csr

@@ -3,6 +3,7 @@
 pub mod config;
 pub mod content;
 pub mod discovery;
+pub mod grpc;
 pub mod identity;
 pub mod mesh;
 pub mod rpc;

@@ -1,7 +1,8 @@
 //! The registered services for stock gRPC clients: TCP, TLS, HTTP/2, the same handlers behind it.
 //!
 //! HTTP/2 is hyper's; gRPC's own part is five bytes before each message and a handful of headers, which
-//! [`crate::core::grpc`] and `head.rs` read. Messages are passed on as bytes, as on QUIC, so only services whose
+//! [`crate::core::grpc`] and `head.rs` read. A framework (tonic) would bring types, codecs and a router of its own around
+//! those, and take them away again: here messages are bytes and the router is the server's. Messages are passed on as bytes, as on QUIC, so only services whose
 //! messages are protobuf's can be called; a call of another is answered with [`Code::Unimplemented`](crate::Code). Clients
 //! are members: they present their leaf, or its P-256 companion where their TLS refuses Ed25519. Limits on calls are
 //! those of the whole server, whichever way a call comes.

@@ -4,6 +4,7 @@
 mod config;
 mod content;
 mod discovery;
+mod grpc;
 mod identity;
 mod mesh;
 mod rpc;
@@ -22,6 +23,7 @@ fn main() -> anyhow::Result<()> {
         vec![config::seeds()],
         content::seeds()?,
         discovery::seeds()?,
+        vec![grpc::seeds()?],
         identity::seeds()?,
         mesh::seeds(),
         rpc::seeds()?,
