@@ -21,6 +21,7 @@ pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by its name, which is that of its folder in `fuzz/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("cluster_frame", targets::cluster::frame),
     ("config", targets::config::file),
     ("content_block", targets::content::block),
     ("content_ids", targets::content::ids),

@@ -33,6 +33,7 @@ macro_rules! replay {
 }
 
 replay! {
+    cluster_frame
     config
     content_block
     content_ids

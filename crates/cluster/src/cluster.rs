@@ -100,13 +100,7 @@ impl Cluster {
         if trust.leaf().is_none() {
             return Err(JoinError::NoLeaf);
         }
-        config.swim.check()?;
-        let seeds = config.seeds.iter().map(|seed| seed.parse::<Seed>());
-        let seeds = seeds.take(limits::SEEDS).collect::<Result<Vec<_>, _>>()?;
-        let mut own_tags = BTreeMap::new();
-        for (key, value) in &config.tags {
-            tags::set(&mut own_tags, key, value)?;
-        }
+        let (seeds, own_tags) = checked(&config)?;
         let bind_failed = |source| JoinError::Bind {
             address: config.bind_addr,
             source,
@@ -285,6 +279,18 @@ impl Cluster {
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
+}
+
+/// The seeds and tags of a configuration that can work.
+fn checked(config: &ClusterConfig) -> Result<(Vec<Seed>, BTreeMap<String, String>), JoinError> {
+    config.swim.check()?;
+    let seeds = config.seeds.iter().map(|seed| seed.parse::<Seed>());
+    let seeds = seeds.collect::<Result<Vec<_>, _>>()?;
+    let mut own_tags = BTreeMap::new();
+    for (key, value) in &config.tags {
+        tags::set(&mut own_tags, key, value)?;
+    }
+    Ok((seeds.into_iter().take(limits::SEEDS).collect(), own_tags))
 }
 
 /// Where others reach this node, and whether that is to be looked at again.

@@ -1,5 +1,6 @@
 //! The targets, by the crate whose decoders they feed.
 
+pub mod cluster;
 pub mod config;
 pub mod content;
 pub mod discovery;

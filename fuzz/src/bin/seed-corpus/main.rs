@@ -1,6 +1,7 @@
 //! Writes the seeds of `fuzz/corpus`: valid inputs as the crates make them, and what a clumsy or hostile sender makes
 //! of each (cut short, one bit flipped, bytes after the end). Inputs that fuzzing found lie beside them, untouched.
 
+mod cluster;
 mod config;
 mod content;
 mod discovery;
@@ -20,6 +21,7 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 fn main() -> anyhow::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, seeds) in [
+        vec![cluster::seeds()],
         vec![config::seeds()],
         content::seeds()?,
         discovery::seeds()?,
