@@ -41,6 +41,9 @@ pub use self::authorize::{
 };
 pub use self::caller::Caller;
 pub use self::client::{Client, ClientBuilder, ClientOptions, ConnectError, Connection};
+pub use self::cluster::{
+    EnableClusterError, REGION_TAG, RPC_TAG, ZONE_TAG, address_of, follow, tag, targets_of,
+};
 pub use self::codec::{Codec, Postcard, Prost};
 pub use self::context::{Context, ms};
 pub use self::core::claims::{Claims, ClaimsError};
@@ -51,9 +54,6 @@ pub use self::descriptor::{Encoding, Kind, Method, ServiceDescriptor};
 pub use self::files::FilesError;
 pub use self::grpc::{DescriptorsError, GrpcError};
 pub use self::observe::RpcMetrics;
-pub use self::cluster::{
-    EnableClusterError, REGION_TAG, RPC_TAG, ZONE_TAG, address_of, follow, tag, targets_of,
-};
 pub use self::pool::{Liveness, Pool, PoolOptions, ServerStatus, Target};
 pub use self::reload::{CertificateFiles, ReloadError, RotationOptions, rotate_certificates};
 pub use self::server::{
