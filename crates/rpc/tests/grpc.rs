@@ -291,7 +291,10 @@ async fn given_handlers_that_fail_then_the_status_says_how() {
         "100 %25 refused: n%C3%A4mlich so"
     );
     // The error itself: base64 of its protobuf, without padding.
-    assert_eq!(refused.trailers["warren-error-bin"], "Cgtuw6RtbGljaCBzbw");
+    assert_eq!(
+        refused.trailers["application-error-bin"],
+        "Cgtuw6RtbGljaCBzbw"
+    );
     let panicked = raw.call(Ask::to(ACT).message(&text("panic"))).await;
     assert_eq!(panicked.status, Code::Internal as u32);
     let garbled = raw.call(Ask::to(ACT).bytes(&message(&[255]))).await;

@@ -24,7 +24,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// The service's own error in its codec; base64, as all values of keys that end in `-bin`.
-const ERROR: HeaderName = HeaderName::from_static("warren-error-bin");
+const ERROR: HeaderName = HeaderName::from_static("application-error-bin");
 
 /// A request that is no call, or one that cannot be read.
 #[derive(Debug)]

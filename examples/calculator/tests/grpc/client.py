@@ -78,7 +78,7 @@ def unary(channel):
     error = fails_with(grpc.StatusCode.OUT_OF_RANGE, lambda: sum_of(2**63 - 1, 1))
     assert error.details() == "9223372036854775807 and 1 make more than 64 bits hold"
     trailers = dict(error.trailing_metadata())
-    typed = messages.CalculatorError.FromString(trailers["warren-error-bin"])
+    typed = messages.CalculatorError.FromString(trailers["application-error-bin"])
     assert (typed.sum, typed.value) == (2**63 - 1, 1)
 
 
