@@ -1,9 +1,13 @@
 //! The command line as people type it. Nothing here touches a file or a socket: parsing only.
 
+mod call;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use warren_content::DocumentId;
+
+pub(crate) use self::call::{CallArgs, ClusterArgs, ClusterCommand, PreflightArgs, VerifyArgs};
 
 /// Where the configuration is looked for when `--config` is not given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/warren/warren.yaml";
@@ -52,6 +56,16 @@ pub(crate) enum Command {
     Dev(DevArgs),
     /// Run this node
     Start(StartArgs),
+    /// Run this node as a director: it takes calls of members and passes them to workers
+    Director(CallArgs),
+    /// Run this node as a worker: it carries calls out
+    Worker(CallArgs),
+    /// Look after a cluster of directors and workers
+    Cluster(ClusterArgs),
+    /// Check this machine before it takes calls in production: ten points, exit code 1 if one fails
+    Preflight(PreflightArgs),
+    /// Check a running cluster after a deployment: eight points, exit code 1 if one fails
+    Verify(VerifyArgs),
     /// Set up a first node: CA, key, certificate and a commented warren.yaml
     Init(InitArgs),
     /// Join an organisation with a one-time token

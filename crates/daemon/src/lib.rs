@@ -6,6 +6,7 @@
 //! Start reading at [`node`].
 
 pub mod ca_folder;
+mod call_plane;
 mod control;
 pub mod dev;
 mod discovery_parts;

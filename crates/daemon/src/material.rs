@@ -104,6 +104,21 @@ pub enum MaterialError {
 /// # Errors
 /// The first file that cannot be used.
 pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> {
+    let trust = load_identity(settings, now)?;
+    if let Some(leaf) = trust.leaf() {
+        check_roles(&settings.roles, &settings.network.security.tls_cert, &leaf)?;
+    }
+    if let Some(tls) = &settings.api.tls {
+        trust.replace_https_identity(https_identity(&tls.cert, &tls.key)?);
+    }
+    Ok(trust)
+}
+
+/// Reads what this machine proves to members who it is with, whatever it does.
+///
+/// # Errors
+/// The first file that cannot be used.
+pub fn load_identity(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> {
     let security = &settings.network.security;
     let key = node_key(settings)?;
     let leaf = leaf(&security.tls_cert)?;
@@ -117,11 +132,7 @@ pub fn load(settings: &Settings, now: UnixTime) -> Result<Trust, MaterialError> 
             merge_file(&trust, &path)?;
         }
     }
-    replace_leaf(&trust, &security.tls_cert, leaf.clone(), now)?;
-    check_roles(&settings.roles, &security.tls_cert, &leaf)?;
-    if let Some(tls) = &settings.api.tls {
-        trust.replace_https_identity(https_identity(&tls.cert, &tls.key)?);
-    }
+    replace_leaf(&trust, &security.tls_cert, leaf, now)?;
     Ok(trust)
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,7 @@ use warren_telemetry::logging::LogHandle;
 use warren_telemetry::{Health, Metrics, NetworkMetrics, RetrievalMetrics};
 use zeroize::Zeroizing;
 
+use crate::call_plane::{self, CallPlane};
 use crate::control::DaemonControl;
 use crate::discovery_parts::{self, RunningClient, RunningServer};
 use crate::files::{self, Overwrite};
@@ -70,6 +71,10 @@ pub struct Addresses {
     pub monitoring: Option<SocketAddr>,
     /// The discovery server.
     pub discovery: Option<SocketAddr>,
+    /// Calls of members, UDP.
+    pub calls: Option<SocketAddr>,
+    /// The cluster's gossip, UDP and TCP.
+    pub gossip: Option<SocketAddr>,
 }
 
 /// A running node.
@@ -85,6 +90,8 @@ pub struct Node {
     shutdown: CancellationToken,
     tasks: TaskTracker,
     server: Option<RunningServer>,
+    call_plane: Option<CallPlane>,
+    stop: Arc<Notify>,
 }
 
 /// The parts below the planes, made first.
@@ -183,6 +190,9 @@ impl Node {
         upkeep::spawn(&state, control.clone(), settings_receiver, tasks, shutdown);
         // The API comes last: when it says that the node is ready, everything else listens.
         let monitoring = start_monitoring(&settings, &ground).await?;
+        let stop = Arc::new(Notify::new());
+        let call_plane = start_call_plane(&settings, &ground, &stop).await?;
+        let called = call_plane.as_ref().map(CallPlane::addresses);
         let api = start_api(&settings, &ground, state).await?;
         let addresses = Addresses {
             mesh: mesh.listen_addresses().await,
@@ -190,6 +200,8 @@ impl Node {
             transfer: content.bulk_address,
             monitoring,
             discovery: server.as_ref().map(|server| server.server.local_address()),
+            calls: called.map(|(calls, _)| calls),
+            gossip: called.map(|(_, gossip)| gossip),
         };
         let Ground {
             trust,
@@ -212,6 +224,8 @@ impl Node {
             shutdown,
             tasks,
             server,
+            call_plane,
+            stop,
         })
     }
 
@@ -270,8 +284,17 @@ impl Node {
         }
     }
 
-    /// Stops accepting, lets what runs finish within its own bounds, leaves the mesh and closes the store.
+    /// Returns when somebody who may has told the node to stop. Cancellation safe.
+    pub async fn told_to_stop(&self) {
+        self.stop.notified().await;
+    }
+
+    /// Stops accepting, lets what runs finish within its own bounds, leaves cluster and mesh and closes the store. Calls
+    /// are drained first, while everything that they may need still runs.
     pub async fn shutdown(self) {
+        if let Some(call_plane) = &self.call_plane {
+            call_plane.drain().await;
+        }
         self.shutdown.cancel();
         self.retriever.shutdown().await;
         if let Some(server) = self.server {
@@ -287,6 +310,23 @@ impl Node {
             tracing::error!("the store could not be closed in order");
         }
     }
+}
+
+/// Starts calls and the cluster, where the roles ask for them.
+async fn start_call_plane(
+    settings: &Settings,
+    ground: &Ground,
+    stop: &Arc<Notify>,
+) -> anyhow::Result<Option<CallPlane>> {
+    let parts = call_plane::Parts {
+        trust: &ground.trust,
+        metrics: &ground.metrics,
+        health: &ground.health,
+        tasks: &ground.tasks,
+        shutdown: &ground.shutdown,
+        stop: Arc::clone(stop),
+    };
+    CallPlane::start(settings, parts).await
 }
 
 /// Starts what finds and fetches documents, and what tells others of ours.

@@ -25,6 +25,8 @@ pub struct Sources {
     pub files: Vec<PathBuf>,
     /// What the node was started as, whatever the files say.
     pub variables: Variables,
+    /// Keys that the command line sets.
+    pub flags: Vec<Flag>,
 }
 
 /// Whose variables are read beside our own.
@@ -58,9 +60,12 @@ impl Sources {
             .collect();
         let inputs = Inputs {
             files: self.files.clone(),
-            legacy_variables: legacy(self.variables, &environment),
+            legacy_variables: legacy(self, &environment),
             environment,
-            flags: role_flag(self.variables).into_iter().collect(),
+            flags: role_flag(self.variables)
+                .into_iter()
+                .chain(self.flags.iter().cloned())
+                .collect(),
             hostname: Some(
                 rustix::system::uname()
                     .nodename()
@@ -86,9 +91,10 @@ fn role_flag(variables: Variables) -> Option<Flag> {
     })
 }
 
-/// What RpcNet's variables set. `DIRECTOR_ADDR` is where a director takes calls; a worker takes it as its seed.
-fn legacy(variables: Variables, environment: &BTreeMap<String, String>) -> Vec<Flag> {
-    let is_worker = match variables {
+/// What RpcNet's variables set. `DIRECTOR_ADDR` is where a director takes calls; a worker takes it as its seed. Where there
+/// is no file, they say what the node is, too.
+fn legacy(sources: &Sources, environment: &BTreeMap<String, String>) -> Vec<Flag> {
+    let is_worker = match sources.variables {
         Variables::Own => return Vec::new(),
         Variables::Call => ["WORKER_ADDR", "WORKER_LABEL"]
             .iter()
@@ -111,6 +117,20 @@ fn legacy(variables: Variables, environment: &BTreeMap<String, String>) -> Vec<F
     }
     // Last, so that a list of seeds beats the one director.
     names.push(("SEED_NODES", "cluster.seeds"));
+    let role = match is_worker {
+        true => Role::Worker,
+        false => Role::Director,
+    };
+    let says_role = names
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name != "RUST_LOG")
+        .find(|name| environment.contains_key(*name) && sources.files.is_empty());
+    let says_role = says_role.map(|name| Flag {
+        name: name.to_owned(),
+        path: "roles".to_owned(),
+        value: role.as_str().to_owned(),
+    });
     let flag = |(name, path): (&str, &str)| {
         let mut value = environment.get(name)?.clone();
         if path == "cluster.seeds" && name == "DIRECTOR_ADDR" {
@@ -122,7 +142,11 @@ fn legacy(variables: Variables, environment: &BTreeMap<String, String>) -> Vec<F
             value,
         })
     };
-    names.into_iter().filter_map(flag).collect()
+    names
+        .into_iter()
+        .filter_map(flag)
+        .chain(says_role)
+        .collect()
 }
 
 /// Where a director that takes calls at `address` gossips. What is no address is left for the reader to complain of.
@@ -162,7 +186,12 @@ mod tests {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        legacy(variables, &environment)
+        let sources = Sources {
+            files: vec![PathBuf::from("node.yaml")],
+            variables,
+            flags: Vec::new(),
+        };
+        legacy(&sources, &environment)
             .into_iter()
             .map(|flag| (flag.path, flag.value))
             .collect()
@@ -200,5 +229,24 @@ mod tests {
 
         assert_eq!(set(Variables::Director, &director), expected);
         assert_eq!(set(Variables::Own, &director), []);
+    }
+
+    #[test]
+    fn given_no_file_then_the_variables_say_what_the_node_is() {
+        let role_of = |name: &str| {
+            let environment = BTreeMap::from([(name.to_owned(), "a:1".to_owned())]);
+            let sources = Sources {
+                variables: Variables::Call,
+                ..Sources::default()
+            };
+            let flags = legacy(&sources, &environment);
+            flags
+                .into_iter()
+                .find(|flag| flag.path == "roles")
+                .map(|flag| flag.value)
+        };
+        assert_eq!(role_of("WORKER_ADDR").as_deref(), Some("worker"));
+        assert_eq!(role_of("DIRECTOR_ADDR").as_deref(), Some("director"));
+        assert_eq!(role_of("RUST_LOG"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! One module per group of commands, and what they share: finding the configuration and the node's API.
 
 mod ca;
+mod call;
 mod config;
 mod dev;
 mod documents;
@@ -48,7 +49,16 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show) => config::show(&global, format)?,
         Command::Config(ConfigCommand::Schema) => config::schema()?,
         Command::Dev(args) => return block_on(dev::run(&args, format)),
-        Command::Start(args) => return start::run(&args, Variables::Own, &global, format),
+        Command::Start(args) => {
+            // Says what to do where there is no file at all.
+            load_config(&global)?;
+            return start::run(&args, sources(&global, Variables::Own), format);
+        }
+        Command::Director(args) => return call::run(&args, Variables::Director, &global, format),
+        Command::Worker(args) => return call::run(&args, Variables::Worker, &global, format),
+        Command::Cluster(args) => return block_on(call::cluster(&args, &global, format)),
+        Command::Preflight(args) => return call::preflight(&args, &global, format),
+        Command::Verify(args) => return block_on(call::verify(&args, &global, format)),
         Command::Version => version(format)?,
         Command::Completions { shell } => {
             // The generator panics where its output ends early, as in `warren completions bash | head`.
@@ -181,10 +191,22 @@ fn config_files(global: &Global) -> Vec<PathBuf> {
 /// What the configuration is read from. Directors and workers need no file where the environment says all.
 fn sources(global: &Global, variables: Variables) -> Sources {
     let mut files = config_files(global);
-    if variables != Variables::Own && is_missing_default(&files) {
+    if is_missing_default(&files) && (variables != Variables::Own || environment_says_all()) {
         files.clear();
     }
-    Sources { files, variables }
+    Sources {
+        files,
+        variables,
+        flags: Vec::new(),
+    }
+}
+
+/// Whether keys are set in the environment: then no file is needed.
+fn environment_says_all() -> bool {
+    std::env::vars_os().any(|(name, value)| {
+        let name = name.to_string_lossy();
+        name.starts_with("WARREN_") && name.contains("__") && !value.is_empty()
+    })
 }
 
 fn is_missing_default(files: &[PathBuf]) -> bool {
@@ -193,7 +215,7 @@ fn is_missing_default(files: &[PathBuf]) -> bool {
 
 /// Reads the configuration; every problem is in the error.
 fn load_config(global: &Global) -> anyhow::Result<Loaded> {
-    if is_missing_default(&config_files(global)) {
+    if is_missing_default(&config_files(global)) && !environment_says_all() {
         bail!(
             "there is no {DEFAULT_CONFIG}: name a file with --config, make one with `warren init`, or join with `warren join`"
         );

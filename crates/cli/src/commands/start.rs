@@ -7,10 +7,10 @@ use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren_config::{LogFormat, Logging};
 use warren_daemon::node::{Node, Start};
-use warren_daemon::settings::Variables;
+use warren_daemon::settings::Sources;
 use warren_telemetry::logging::{self, FileSettings, LogSettings};
 
-use crate::args::{Global, StartArgs};
+use crate::args::StartArgs;
 use crate::output::Format;
 
 /// What `--dry-run` tells.
@@ -22,15 +22,10 @@ struct Planned {
 
 pub(crate) fn run(
     args: &StartArgs,
-    variables: Variables,
-    global: &Global,
+    sources: Sources,
     format: Format,
 ) -> anyhow::Result<ExitCode> {
-    let sources = super::sources(global, variables);
-    let loaded = match variables {
-        Variables::Own => super::load_config(global)?,
-        _ => super::load_sources(&sources)?,
-    };
+    let loaded = super::load_sources(&sources)?;
     if args.dry_run {
         let settings = &loaded.settings;
         let planned = Planned {
@@ -79,6 +74,8 @@ async fn serve(start: Start) -> anyhow::Result<()> {
         ("bulk transfers", addresses.transfer),
         ("the discovery server", addresses.discovery),
         ("monitoring", addresses.monitoring),
+        ("calls", addresses.calls),
+        ("the cluster's gossip", addresses.gossip),
     ] {
         if let Some(address) = address {
             tracing::info!("listening on {address} for {what}");
@@ -88,6 +85,7 @@ async fn serve(start: Start) -> anyhow::Result<()> {
         tokio::select! {
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            () = node.told_to_stop() => break,
             _ = hangup.recv() => node.reload().await,
         }
     }
