@@ -82,8 +82,8 @@ pub fn monitoring_router(
     let (routes, _) = routes::monitoring().split_for_parts();
     routes
         .with_state(Monitored { health, metrics })
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
+        .fallback(not_for_monitoring)
+        .method_not_allowed_fallback(only_read)
 }
 
 fn described(state: ApiState) -> (Router, OpenApi) {
@@ -145,6 +145,26 @@ async fn unknown_path(request: Request) -> ApiError {
         "there is nothing at {}: {OPENAPI_PATH} lists what there is",
         request.uri().path()
     ))
+}
+
+async fn not_for_monitoring(request: Request) -> ApiError {
+    ApiError::not_found(format!(
+        "there is nothing at {}: this listener serves {} and no more",
+        request.uri().path(),
+        guard::PUBLIC_PATHS.join(", ")
+    ))
+}
+
+async fn only_read(request: Request) -> ApiError {
+    ApiError::new(
+        axum::http::StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!(
+            "this listener is read only: {} takes GET, not {}",
+            request.uri().path(),
+            request.method()
+        ),
+    )
 }
 
 async fn wrong_method(request: Request) -> ApiError {

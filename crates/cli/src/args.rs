@@ -5,12 +5,19 @@ mod call;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use warren_config::Multiaddr;
 use warren_content::DocumentId;
+use warren_identity::PeerId;
+
+use crate::values::{self, SerialNumber};
 
 pub(crate) use self::call::{CallArgs, ClusterArgs, ClusterCommand, PreflightArgs, VerifyArgs};
 
 /// Where the configuration is looked for when `--config` is not given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/warren/warren.yaml";
+
+/// Stands under the help of `warren`, and so in its manual page.
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed, or the answer is no (check, health, reload); 2 the command line was wrong.\nStandard output carries data only; messages go to standard error.";
 
 /// Turns machines into a private network that shares verified documents.
 #[derive(Debug, Parser)]
@@ -18,7 +25,8 @@ pub(crate) const DEFAULT_CONFIG: &str = "/etc/warren/warren.yaml";
     name = "warren",
     version,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = EXIT_CODES
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -26,6 +34,9 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+/// Heading of the options that matter to commands which ask a running node.
+const ASKING: &str = "Asking a node";
 
 /// Options that every command understands.
 #[derive(Debug, Clone, Args)]
@@ -39,11 +50,11 @@ pub(crate) struct Global {
         value_delimiter = ','
     )]
     pub(crate) config: Vec<PathBuf>,
-    /// Management API to talk to instead of the one the configuration names
-    #[arg(long, global = true, value_name = "URL")]
+    /// Management API of the node to ask, such as http://127.0.0.1:8080, instead of the one the configuration names
+    #[arg(long, global = true, value_name = "URL", value_parser = values::api_url, help_heading = ASKING)]
     pub(crate) api: Option<String>,
-    /// File that holds the admin token, instead of the one the configuration names; with `join`, the one-time token
-    #[arg(long, global = true, value_name = "FILE")]
+    /// File that holds the admin token, instead of the one the configuration names
+    #[arg(long, global = true, value_name = "FILE", help_heading = ASKING)]
     pub(crate) token_file: Option<PathBuf>,
     /// Print machine-readable JSON; a failure is one JSON object on standard error
     #[arg(long, global = true)]
@@ -68,7 +79,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Set up a first node: CA, key, certificate and a commented warren.yaml
     Init(InitArgs),
-    /// Join an organisation with a one-time token
+    /// Join an organisation with the one-time token in the file that --token-file names
     Join(JoinArgs),
     /// Check a configuration: every problem at once
     Check,
@@ -99,7 +110,8 @@ pub(crate) enum Command {
     /// Connect the node to a peer now
     Connect {
         /// Address with the peer id, such as /ip4/10.0.1.5/tcp/4001/p2p/12D3KooW…
-        multiaddr: String,
+        #[arg(value_parser = values::peer_address)]
+        multiaddr: Multiaddr,
     },
     /// Say what kind of NAT the node is behind
     NatCheck,
@@ -174,9 +186,9 @@ pub(crate) struct InitArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR", default_value = "/etc/warren")]
     pub(crate) dir: PathBuf,
-    /// Name of this node
-    #[arg(long, default_value = "node-1")]
-    pub(crate) name: String,
+    /// Name of this node; the machine's when left out
+    #[arg(long)]
+    pub(crate) name: Option<String>,
     /// Where the node keeps its documents
     #[arg(long, value_name = "DIR", default_value = "/var/lib/warren")]
     pub(crate) storage: PathBuf,
@@ -188,7 +200,8 @@ pub(crate) struct InitArgs {
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
     /// Discovery server, such as `https://discovery.acme.com:8081`
-    pub(crate) url: String,
+    #[arg(value_parser = values::server_url)]
+    pub(crate) url: reqwest::Url,
     /// Folder to write the key, the certificates and warren.yaml to
     #[arg(long, value_name = "DIR", default_value = "/etc/warren")]
     pub(crate) dir: PathBuf,
@@ -264,12 +277,15 @@ pub(crate) struct RevokeArgs {
     #[command(flatten)]
     pub(crate) authority: AuthorityArgs,
     /// Peer to revoke, with every certificate it has or gets; the machine comes back with a new key only
-    #[arg(long, value_name = "PEER_ID")]
-    pub(crate) peer: Option<String>,
+    #[arg(long, value_name = "PEER_ID", value_parser = values::peer_id)]
+    pub(crate) peer: Option<PeerId>,
     /// Serial of the one certificate to revoke, as `warren ca list` and `openssl x509 -serial` show it; its node stays
     /// a member with any other
-    #[arg(long, value_name = "HEX")]
-    pub(crate) serial: Option<String>,
+    #[arg(long, value_name = "HEX", value_parser = values::serial)]
+    pub(crate) serial: Option<SerialNumber>,
+    /// Revoke what this CA's ledger does not know (of a lost ledger, or made by `openssl`), or this machine's own node
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -288,8 +304,8 @@ pub(crate) struct IssueArgs {
     pub(crate) csr: Option<PathBuf>,
     /// Peer id to certify: it holds the public key. The certificate has no P-256 companion then, for a peer id does not
     /// tell the companion's key
-    #[arg(long, value_name = "PEER_ID")]
-    pub(crate) peer: Option<String>,
+    #[arg(long, value_name = "PEER_ID", value_parser = values::peer_id)]
+    pub(crate) peer: Option<PeerId>,
     /// Name of the node
     #[arg(long)]
     pub(crate) name: String,
@@ -304,7 +320,7 @@ pub(crate) struct IssueArgs {
     pub(crate) days: u32,
     /// Capability to grant; may be given again: storage, search, federation, discovery, coordinator, director, worker,
     /// hub, edge, relay, exit, gateway, admin, acl:write, route:PREFIX
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = values::capability)]
     pub(crate) capability: Vec<String>,
     /// Allow names such as *.acme.com, whose holder can pose as every host of that domain
     #[arg(long)]
@@ -324,7 +340,7 @@ pub(crate) struct TokenArgs {
     pub(crate) name: String,
     /// Capability to grant; may be given again: storage, search, federation, discovery, coordinator, director, worker,
     /// hub, edge, relay, exit, gateway, admin, acl:write, route:PREFIX
-    #[arg(long, value_name = "NAME", default_value = "storage")]
+    #[arg(long, value_name = "NAME", default_value = "storage", value_parser = values::capability)]
     pub(crate) capability: Vec<String>,
     /// DNS name the node will serve; may be given again
     #[arg(long, value_name = "NAME")]
@@ -336,8 +352,8 @@ pub(crate) struct TokenArgs {
     #[arg(long, default_value_t = 365)]
     pub(crate) days: u32,
     /// How long the token can be used
-    #[arg(long, default_value = "24h", value_name = "DURATION")]
-    pub(crate) expires: String,
+    #[arg(long, default_value = "24h", value_name = "DURATION", value_parser = values::seconds)]
+    pub(crate) expires: u64,
     /// File to write the token to (0600); standard output when left out
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -411,8 +427,8 @@ pub(crate) struct PutArgs {
     #[arg(long, value_name = "TYPE")]
     pub(crate) source_type: Option<String>,
     /// How long this node keeps it, such as 30d, or 0 until it is removed, as when it is left out
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) retention: Option<String>,
+    #[arg(long, value_name = "DURATION", value_parser = values::seconds)]
+    pub(crate) retention: Option<u64>,
 }
 
 #[derive(Debug, Args)]

@@ -1,14 +1,16 @@
 //! The management API as commands use it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use warren_api::types::{Document, Documents, Peer, Peers};
 use warren_daemon::files;
+use warren_identity::tls::{https_client, https_client_of_node, refusal_of};
+use warren_identity::{PeerId, Trust};
 
 use crate::output::Failure;
 
@@ -35,8 +37,17 @@ pub(crate) struct ApiAddress {
     pub(crate) base: String,
     /// The admin token's file.
     pub(crate) token_file: PathBuf,
-    /// CA certificates that an HTTPS API is checked against.
-    pub(crate) ca_cert: Option<PathBuf>,
+    /// How an HTTPS API is known; by the system's CAs where nothing of the node is.
+    pub(crate) server: Option<KnownServer>,
+}
+
+/// What the configuration of a node says of its HTTPS.
+pub(crate) struct KnownServer {
+    /// The organisation's CAs; no certificate of ours is shown.
+    pub(crate) trust: Trust,
+    /// The node that is meant. Its leaf is taken under whatever address it is dialled; any other certificate of the CAs
+    /// must name that address.
+    pub(crate) node: Option<PeerId>,
 }
 
 impl ApiClient {
@@ -52,8 +63,13 @@ impl ApiClient {
             .tcp_keepalive(KEEPALIVE_INTERVAL)
             .no_proxy()
             .https_only(address.base.starts_with("https"));
-        if let Some(path) = &address.ca_cert {
-            builder = builder.tls_certs_only(certificates(path)?);
+        if let Some(server) = &address.server {
+            let alpn: &[&[u8]] = &[b"http/1.1"];
+            let tls = match server.node {
+                Some(node) => https_client_of_node(&server.trust, node, alpn),
+                None => https_client(&server.trust, alpn),
+            };
+            builder = builder.tls_backend_preconfigured(tls.context("cannot set up TLS")?);
         } else if !address.base.starts_with("https") {
             // Nothing to check: it must not need a system's CA certificates, which a container may lack.
             builder = builder.tls_certs_only([]);
@@ -140,27 +156,79 @@ impl ApiClient {
     }
 
     fn explain(&self, error: &reqwest::Error) -> anyhow::Error {
-        let failure = if error.is_connect() {
+        let base = &self.base;
+        let failure = if let Some(tls) = tls_error(error) {
+            Failure::new("tls", tls_message(base, tls))
+        } else if error.is_connect() {
             let message = format!(
-                "no node answers at {}: start it with `warren start`, or name another with --api or --config",
-                self.base
+                "no node answers at {base}: start it with `warren start`, or name another with --api or --config"
             );
             Failure::new("no_node", message)
         } else if error.is_timeout() {
-            let message = format!(
-                "the node at {} stopped answering: its log says more",
-                self.base
-            );
+            let message = format!("the node at {base} stopped answering: its log says more");
             Failure::new("timeout", message)
+        } else if base.starts_with("http:") && root_cause(error) == NO_HTTP {
+            let message = format!(
+                "what answers at {base} speaks no HTTP: where api.tls.enabled is on, write https://{}",
+                base.trim_start_matches("http://")
+            );
+            Failure::new("no_http", message)
         } else {
             let message = format!(
-                "the conversation with the node at {} broke off: {}",
-                self.base,
+                "the conversation with the node at {base} broke off: {}",
                 root_cause(error)
             );
             Failure::new("broken_off", message)
         };
         failure.into()
+    }
+}
+
+/// What the HTTP library says of an answer that is none, as the alert of a TLS server is.
+const NO_HTTP: &str = "invalid HTTP version parsed";
+
+/// Why TLS failed, if that is what failed.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(present) = cause {
+        if let Some(tls) = present.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        // An I/O error hides the error that it is made from, and gives that one's source as its own.
+        let inner = present
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        cause = match inner {
+            Some(inner) => Some(inner),
+            None => present.source(),
+        };
+    }
+    None
+}
+
+fn tls_message(base: &str, error: &rustls::Error) -> String {
+    use rustls::{CertificateError, Error};
+    let failed = format!("TLS with the node at {base} failed");
+    match error {
+        Error::InvalidMessage(_) => format!(
+            "what answers at {base} speaks no TLS: where api.tls.enabled is off, write http://{}",
+            base.trim_start_matches("https://")
+        ),
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!(
+            "{failed}: its certificate neither names this address nor is that of the node whose configuration was read; \
+             --config FILE of that very node finds it, and so does a certificate issued with --ip or --dns"
+        ),
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+            "{failed}: nothing here vouches for its certificate; --config FILE of that node names the CA that does"
+        ),
+        other => {
+            let reason = refusal_of(other).map_or_else(|| other.to_string(), ToString::to_string);
+            format!(
+                "{failed}: {reason}; `warren cert show` tells what is in a certificate, `warren check` whether the node's is good"
+            )
+        }
     }
 }
 
@@ -208,18 +276,4 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
-    let text = files::read_text(
-        "the CA certificate",
-        path,
-        "name it as network.security.ca_cert",
-    )?;
-    let certificates = reqwest::Certificate::from_pem_bundle(text.as_bytes())
-        .map_err(|error| anyhow!("{} holds no certificate: {error}", path.display()))?;
-    if certificates.is_empty() {
-        bail!("{} holds no certificate", path.display());
-    }
-    Ok(certificates)
 }

@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod commands;
 mod output;
+mod values;
 
 use std::process::ExitCode;
 

@@ -103,7 +103,12 @@ pub(crate) fn print_line(line: &str) -> io::Result<()> {
     };
     match written.and_then(|()| stdout.flush()) {
         Err(gone) if gone.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        other => other.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("cannot write to standard output: {error}"),
+            )
+        }),
     }
 }
 
@@ -152,6 +157,22 @@ pub(crate) fn bytes(count: u64) -> String {
     }
 }
 
+/// A limit as it was configured: in a decimal unit where that divides it and no binary one does.
+pub(crate) fn capacity(count: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [
+        (1_000_000_000_000, "TB"),
+        (1_000_000_000, "GB"),
+        (1_000_000, "MB"),
+    ];
+    let decimal = UNITS
+        .iter()
+        .find(|(unit, _)| count > 0 && count.is_multiple_of(*unit));
+    match decimal {
+        Some((unit, name)) if !count.is_multiple_of(1 << 30) => format!("{} {name}", count / unit),
+        _ => bytes(count),
+    }
+}
+
 /// Progress of a transfer on standard error: a bar on a terminal, nothing on a pipe.
 pub(crate) fn progress(total_bytes: Option<u64>, what: &str) -> indicatif::ProgressBar {
     use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -191,6 +212,14 @@ mod tests {
             table(&["id", "size"], &rows),
             "id      size\na       x\nlonger"
         );
+    }
+
+    #[test]
+    fn a_limit_is_shown_as_it_was_configured() {
+        let shown: Vec<String> = [100_000_000_000, 16 << 20, 500_000_000, 2 << 40, 0]
+            .map(capacity)
+            .into();
+        assert_eq!(shown, ["100 GB", "16.0 MiB", "500 MB", "2.00 TiB", "0 B"]);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use warren_identity::{
-    CRL_VALIDITY, CaRequest, CertificateAuthority, CrlError, IssuanceLedger, IssueError, Leaf,
-    LeafRequest, LeafRevocation, LoadAuthorityError, OrganizationId, PeerId, RevocationList,
-    Serial, UnixTime,
+    CRL_VALIDITY, CaRequest, CertificateAuthority, CrlError, IssuanceLedger, IssueError,
+    IssuedLeaf, Leaf, LeafRequest, LeafRevocation, LoadAuthorityError, OrganizationId, PeerId,
+    RevocationList, Serial, UnixTime,
 };
 use zeroize::Zeroizing;
 
@@ -55,9 +55,34 @@ pub enum CaError {
     /// The CA refused.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// A peer that the ledger does not know was to be revoked.
+    #[error("this CA has given {peer} no certificate{}", nearest(.known.as_deref()))]
+    UnknownPeer {
+        /// The peer.
+        peer: Box<PeerId>,
+        /// The one of the ledger that is written most like it.
+        known: Option<String>,
+    },
+    /// A leaf that the ledger does not know was to be revoked.
+    #[error("this CA has issued no certificate {serial}{}", nearest(.known.as_deref()))]
+    UnknownSerial {
+        /// Its serial, in hexadecimal.
+        serial: String,
+        /// The one of the ledger that is written most like it.
+        known: Option<String>,
+    },
     /// The list that was signed cannot be read back. What was to be revoked is in the ledger.
     #[error("the new revocation list cannot be read back: {0}")]
     Crl(#[from] CrlError),
+}
+
+/// What may be revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocable {
+    /// What the ledger knows, so that no typing error passes for a revocation.
+    Known,
+    /// Anything: the ledger was lost, or `openssl` issued the leaf.
+    Anything,
 }
 
 /// A revocation list that was signed and written.
@@ -221,18 +246,52 @@ impl CaFolder {
     /// revoked before.
     ///
     /// # Errors
-    /// The list cannot be signed or written.
-    pub fn revoke(&self, peer: PeerId) -> Result<(Option<usize>, SignedList), CaError> {
-        self.sign_after(|ledger, now| ledger.revoke_peer(peer, now))
+    /// [`CaError::UnknownPeer`], or the list cannot be signed or written.
+    pub fn revoke(
+        &self,
+        peer: PeerId,
+        revocable: Revocable,
+    ) -> Result<(Option<usize>, SignedList), CaError> {
+        self.sign_after(|ledger, now| {
+            let known = |leaf: &IssuedLeaf| leaf.peer_id == peer;
+            if revocable == Revocable::Known
+                && !ledger.is_peer_revoked(&peer)
+                && !ledger.issued().iter().any(known)
+            {
+                let texts = ledger.issued().iter().map(|leaf| leaf.peer_id.to_string());
+                return Err(CaError::UnknownPeer {
+                    known: most_like(&peer.to_string(), texts),
+                    peer: Box::new(peer),
+                });
+            }
+            Ok(ledger.revoke_peer(peer, now))
+        })
     }
 
     /// Revokes one leaf, and the companion that was issued with it, and signs a new list. The peer stays a member with
     /// any other leaf. Gives whether it was news.
     ///
     /// # Errors
-    /// The list cannot be signed or written.
-    pub fn revoke_leaf(&self, serial: &[u8]) -> Result<(LeafRevocation, SignedList), CaError> {
-        self.sign_after(|ledger, now| ledger.revoke_serial(serial, now))
+    /// [`CaError::UnknownSerial`], or the list cannot be signed or written.
+    pub fn revoke_leaf(
+        &self,
+        serial: &[u8],
+        revocable: Revocable,
+    ) -> Result<(LeafRevocation, SignedList), CaError> {
+        self.sign_after(|ledger, now| {
+            let mut after = ledger.clone();
+            let outcome = after.revoke_serial(serial, now);
+            if revocable == Revocable::Known && outcome == LeafRevocation::RevokedUnknown {
+                let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+                let texts = ledger.issued().iter().map(|leaf| leaf.serial.clone());
+                return Err(CaError::UnknownSerial {
+                    known: most_like(&serial, texts),
+                    serial,
+                });
+            }
+            *ledger = after;
+            Ok(outcome)
+        })
     }
 
     /// Signs a fresh list of what is revoked already.
@@ -240,19 +299,19 @@ impl CaFolder {
     /// # Errors
     /// The list cannot be signed or written.
     pub fn sign_list(&self) -> Result<SignedList, CaError> {
-        Ok(self.sign_after(|_, _| ())?.1)
+        Ok(self.sign_after(|_, _| Ok(()))?.1)
     }
 
     /// The ledger is stored before the list is written: a list that is lost is signed again, a revocation is not.
     fn sign_after<T>(
         &self,
-        change: impl FnOnce(&mut IssuanceLedger, UnixTime) -> T,
+        change: impl FnOnce(&mut IssuanceLedger, UnixTime) -> Result<T, CaError>,
     ) -> Result<(T, SignedList), CaError> {
         let path = self.folder.join(CRL);
         let _lock = self.lock()?;
         let (authority, mut ledger) = (self.authority()?, self.ledger()?);
         let now = UnixTime::now();
-        let changed = change(&mut ledger, now);
+        let changed = change(&mut ledger, now)?;
         let der = ledger.sign_crl(&authority, now, CRL_VALIDITY)?;
         self.store_ledger(&ledger)?;
         let list = RevocationList::from_der(&der, authority.roots())?;
@@ -260,11 +319,20 @@ impl CaFolder {
         Ok((changed, SignedList { list, path }))
     }
 
-    /// What was issued and revoked.
+    /// What was issued and revoked: nothing yet, where a CA is there and no ledger.
     ///
     /// # Errors
-    /// The ledger cannot be read.
+    /// There is no CA in the folder, or the ledger cannot be read.
     pub fn ledger(&self) -> Result<IssuanceLedger, CaError> {
+        let certificate = self.folder.join(CA_CERT);
+        if !certificate.exists() {
+            return Err(FileError::Missing {
+                what: "the CA certificate",
+                path: certificate,
+                hint: "name the folder that `warren ca init` made".to_owned(),
+            }
+            .into());
+        }
         let path = self.folder.join(LEDGER);
         if !path.exists() {
             return Ok(IssuanceLedger::default());
@@ -316,6 +384,33 @@ impl CaFolder {
             folder: self.folder.clone(),
             source: Box::new(source),
         }
+    }
+}
+
+/// What of the ledger begins or ends most like `text`; nothing where the likeness may be chance.
+fn most_like(text: &str, known: impl Iterator<Item = String>) -> Option<String> {
+    const ENOUGH: usize = 4;
+    let alike = |other: &str| {
+        // Peer ids all begin alike: an Ed25519 key's first eight characters say nothing.
+        let prefix = if text.starts_with("12D3KooW") { 8 } else { 0 };
+        let same =
+            |pairs: &mut dyn Iterator<Item = (u8, u8)>| pairs.take_while(|(a, b)| a == b).count();
+        let first = same(&mut text.bytes().zip(other.bytes())).saturating_sub(prefix);
+        let last = same(&mut text.bytes().rev().zip(other.bytes().rev()));
+        first.max(last)
+    };
+    known
+        .map(|other| (alike(&other), other))
+        .filter(|(likeness, _)| *likeness >= ENOUGH)
+        .max()
+        .map(|(_, other)| other)
+}
+
+/// The end of a message about something that is not in the ledger.
+fn nearest(known: Option<&str>) -> String {
+    match known {
+        Some(known) => format!("; did you mean {known}?"),
+        None => ": `warren ca list` shows what it has issued".to_owned(),
     }
 }
 
@@ -376,7 +471,7 @@ mod tests {
         let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
         let key = NodeKey::from_seed(random::bytes());
         ca.issue(&request(&key)).unwrap();
-        let (leaves, signed) = ca.revoke(key.peer_id()).unwrap();
+        let (leaves, signed) = ca.revoke(key.peer_id(), Revocable::Known).unwrap();
         assert_eq!(leaves, Some(1));
         assert!(signed.list.is_peer_revoked(&key.peer_id()));
         let refused = ca.issue(&request(&key)).unwrap_err();
@@ -392,11 +487,57 @@ mod tests {
         let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
         let key = NodeKey::from_seed(random::bytes());
         let leaf = ca.issue(&request(&key)).unwrap();
-        let (revocation, signed) = ca.revoke_leaf(&leaf.facts().serial).unwrap();
+        let (revocation, signed) = ca
+            .revoke_leaf(&leaf.facts().serial, Revocable::Known)
+            .unwrap();
         assert_eq!(revocation, LeafRevocation::Revoked);
         assert!(signed.list.is_revoked(&leaf.facts().serial));
         assert!(!signed.list.is_peer_revoked(&key.peer_id()));
         ca.issue(&request(&key)).unwrap();
+    }
+
+    #[test]
+    fn a_typing_error_is_no_revocation_and_the_nearest_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
+        let (member, stranger) = (random::bytes(), random::bytes());
+        let (member, stranger) = (NodeKey::from_seed(member), NodeKey::from_seed(stranger));
+        let leaf = ca.issue(&request(&member)).unwrap();
+        let mut serial = leaf.facts().serial.clone();
+        serial[15] ^= 1;
+        let before = ca.ledger().unwrap();
+
+        let refused = ca.revoke_leaf(&serial, Revocable::Known).unwrap_err();
+        let told: String = leaf
+            .facts()
+            .serial
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        assert!(refused.to_string().contains(&told), "{refused}");
+        let refused = ca.revoke(stranger.peer_id(), Revocable::Known).unwrap_err();
+        assert!(matches!(refused, CaError::UnknownPeer { .. }), "{refused}");
+        assert_eq!(ca.ledger().unwrap(), before);
+
+        ca.revoke_leaf(&serial, Revocable::Anything).unwrap();
+        ca.revoke(stranger.peer_id(), Revocable::Anything).unwrap();
+    }
+
+    #[test]
+    fn a_folder_without_a_ca_has_no_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = CaFolder::new(folder.path(), None).ledger().unwrap_err();
+        assert!(refused.to_string().contains("is not there"), "{refused}");
+    }
+
+    #[test]
+    fn likeness_counts_at_either_end_and_not_by_chance() {
+        let known = || ["4f3a99c1".to_owned(), "77e0aa12".to_owned()].into_iter();
+        assert_eq!(most_like("4f3a98c1", known()).as_deref(), Some("4f3a99c1"));
+        assert_eq!(most_like("00e0aa12", known()).as_deref(), Some("77e0aa12"));
+        assert_eq!(most_like("abcd", known()), None);
+        let peers = || ["12D3KooWAbcdefgh".to_owned()].into_iter();
+        assert_eq!(most_like("12D3KooWZZcdefxx", peers()), None);
     }
 
     #[test]
@@ -425,7 +566,7 @@ mod tests {
         let (old, new) = (home.path().join("old"), home.path().join("new"));
         let revoked = NodeKey::from_seed(random::bytes());
         let ca = CaFolder::create(&old, &new_ca()).unwrap();
-        ca.revoke(revoked.peer_id()).unwrap();
+        ca.revoke(revoked.peer_id(), Revocable::Anything).unwrap();
         let next = CaFolder::create_after(&new, &new_ca(), &old).unwrap();
         let refused = next.issue(&request(&revoked)).unwrap_err();
         assert!(
@@ -440,11 +581,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ca = CaFolder::create(folder.path(), &new_ca()).unwrap();
         let mut numbers = (0..3).map(|_| {
-            ca.revoke(NodeKey::from_seed(random::bytes()).peer_id())
-                .unwrap()
-                .1
-                .list
-                .number()
+            ca.revoke(
+                NodeKey::from_seed(random::bytes()).peer_id(),
+                Revocable::Anything,
+            )
+            .unwrap()
+            .1
+            .list
+            .number()
         });
         let (first, second, third) = (
             numbers.next().unwrap(),

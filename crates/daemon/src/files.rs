@@ -22,7 +22,7 @@ pub enum FileError {
         hint: String,
     },
     /// The file is there and must not be replaced.
-    #[error("{} exists: choose another name, or pass --force where the command has it", path.display())]
+    #[error("{} exists: choose another name, or move it away", path.display())]
     Exists {
         /// The file in the way.
         path: PathBuf,

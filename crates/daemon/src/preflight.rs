@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, accessat, statfs};
 use warren_config::{Inspection, Role, Settings};
 use warren_identity::join::revocations_from_pem;
 use warren_identity::{
@@ -48,10 +48,16 @@ pub enum FolderFault {
     /// The system would refuse.
     #[error("cannot be written to ({0}): make it the node's own with `chown`, or choose another")]
     NotWritable(io::Error),
+    /// The kernel makes what is in it, whatever the permissions say.
+    #[error("is the kernel's own and keeps no files: choose another")]
+    Pseudo,
 }
 
+/// File systems that take no files of ours though root may "write" to them: proc, sysfs, control groups (statfs(2)).
+const PSEUDO: [i64; 4] = [0x9fa0, 0x6265_6572, 0x0027_e0eb, 0x6367_7270];
+
 /// Everything that is wrong with the files and folders of a configuration, which may have problems of its own: keys that are
-/// not what was meant are left out. Ports are not tried.
+/// not what was meant are left out. Ports are not tried: a node that runs has its own.
 #[must_use]
 pub fn obstacles(inspection: &Inspection, now: UnixTime) -> Vec<Obstacle> {
     let mut look = Look {
@@ -296,6 +302,10 @@ fn usable(folder: &Path) -> Result<(), (PathBuf, FolderFault)> {
     if !nearest.is_dir() {
         return Err((nearest.to_owned(), FolderFault::NoFolder));
     }
+    let kind = statfs(nearest).map(|system| i64::from(system.f_type));
+    if kind.is_ok_and(|kind| PSEUDO.contains(&kind)) {
+        return Err((nearest.to_owned(), FolderFault::Pseudo));
+    }
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     accessat(CWD, nearest, wanted, AtFlags::EACCESS)
         .map_err(|refusal| (nearest.to_owned(), FolderFault::NotWritable(refusal.into())))
@@ -313,6 +323,14 @@ mod tests {
 
         assert!(usable(&folder).is_ok());
         assert!(!home.path().join("a").exists());
+    }
+
+    #[test]
+    fn given_a_folder_of_the_kernel_when_looked_at_then_it_is_not_usable() {
+        let (at, fault) = usable(Path::new("/proc/nope")).unwrap_err();
+
+        assert_eq!(at, Path::new("/proc"));
+        assert!(matches!(fault, FolderFault::Pseudo), "{fault}");
     }
 
     #[test]

@@ -245,8 +245,11 @@ pub(crate) async fn connect(
 
 fn connect_addresses(request: &ConnectRequest) -> Result<Vec<Multiaddr>, ApiError> {
     let parse = |text: &str| {
-        text.parse::<Multiaddr>()
-            .map_err(|error| ApiError::bad_request(format!("{text:?} is no multiaddr: {error}")))
+        text.parse::<Multiaddr>().map_err(|error| {
+            ApiError::bad_request(format!(
+                "{text:?} is no multiaddr ({error}): write /ip4/10.0.1.5/tcp/4001/p2p/12D3KooW…"
+            ))
+        })
     };
     match (&request.multiaddr, &request.peer_id) {
         (Some(multiaddr), None) if request.addresses.is_empty() => {

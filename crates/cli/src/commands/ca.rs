@@ -1,5 +1,6 @@
 //! `warren ca`: the organisation's certificate authority.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,17 +8,18 @@ use anyhow::{Context, anyhow};
 use reqwest::Method;
 use serde::Serialize;
 use warren_api::types::{Grant, GrantRequest};
-use warren_daemon::ca_folder::{CaFolder, NewCa, SignedList};
+use warren_daemon::ca_folder::{CaFolder, NewCa, Revocable, SignedList};
 use warren_daemon::files::{self, Overwrite};
-use warren_daemon::material::read_key;
+use warren_daemon::material::{self, read_key};
 use warren_identity::{
-    Capabilities, Csr, LeafRequest, LeafRevocation, OrganizationId, PeerId, UnixMillis,
-    WildcardNames,
+    Capabilities, Csr, IssuanceLedger, IssuedLeaf, Leaf, LeafRequest, LeafRevocation,
+    OrganizationId, PeerId, Serial, UnixMillis, UnixTime, WildcardNames,
 };
 
 use crate::args::{AuthorityArgs, CaCommand, Global, IssueArgs, RevokeArgs, TokenArgs};
 use crate::client::ApiClient;
 use crate::output::{Format, table};
+use crate::values::{self, SerialNumber};
 
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
@@ -39,7 +41,7 @@ pub(crate) fn run(command: CaCommand, global: &Global, format: Format) -> anyhow
             init(&dir, &new, after.as_deref(), format)
         }
         CaCommand::Issue(args) => issue(&args, format),
-        CaCommand::Revoke(args) => revoke(&args, format),
+        CaCommand::Revoke(args) => revoke(&args, global, format),
         CaCommand::Crl(args) => sign_crl(&args, format),
         CaCommand::List { dir } => list(&dir, format),
         CaCommand::Token(_) => Err(anyhow!(
@@ -109,12 +111,7 @@ fn issue(args: &IssueArgs, format: Format) -> anyhow::Result<()> {
             WildcardNames::Refuse
         },
     };
-    if args.out.exists() && !args.force {
-        return Err(files::FileError::Exists {
-            path: args.out.clone(),
-        }
-        .into());
-    }
+    super::refuse_existing(&args.out, args.force)?;
     let leaf = folder(&args.authority)?.issue(&request)?;
     files::write_whole(
         &args.out,
@@ -162,14 +159,8 @@ fn subject(args: &IssueArgs) -> anyhow::Result<(PeerId, Option<Vec<u8>>)> {
     }
     let peer = args
         .peer
-        .as_deref()
         .context("name what to certify: --key, --csr or --peer")?;
-    Ok((parse_peer(peer)?, None))
-}
-
-fn parse_peer(text: &str) -> anyhow::Result<PeerId> {
-    text.parse()
-        .map_err(|error| anyhow!("{text:?} is no peer id: {error}"))
+    Ok((peer, None))
 }
 
 #[derive(Serialize)]
@@ -213,17 +204,22 @@ impl ShownList {
     }
 }
 
-fn revoke(args: &RevokeArgs, format: Format) -> anyhow::Result<()> {
+fn revoke(args: &RevokeArgs, global: &Global, format: Format) -> anyhow::Result<()> {
     let ca = folder(&args.authority)?;
+    let revocable = match args.force {
+        true => Revocable::Anything,
+        false => Revocable::Known,
+    };
+    if !args.force {
+        spare_own_node(args, global)?;
+    }
     if let Some(serial) = &args.serial {
-        return revoke_leaf(&ca, serial, format);
+        return revoke_leaf(&ca, serial, revocable, format);
     }
     let peer = args
         .peer
-        .as_deref()
         .context("name what to revoke: --peer or --serial")?;
-    let peer = parse_peer(peer)?;
-    let (leaves, signed) = ca.revoke(peer)?;
+    let (leaves, signed) = ca.revoke(peer, revocable).context(NOT_REVOKED)?;
     let shown = RevokedPeer {
         peer_id: peer.to_string(),
         revoked_leaves: leaves,
@@ -243,16 +239,62 @@ fn revoke(args: &RevokeArgs, format: Format) -> anyhow::Result<()> {
     })?)
 }
 
-fn revoke_leaf(ca: &CaFolder, serial: &str, format: Format) -> anyhow::Result<()> {
-    let bytes = parse_serial(serial)?;
-    let (revocation, signed) = ca.revoke_leaf(&bytes)?;
+/// Stands before the reason where nothing was revoked.
+const NOT_REVOKED: &str = "nothing was revoked (--force revokes what the ledger does not know)";
+
+/// Refuses to revoke the node that stands beside this CA, or the one that is configured here: it would be cut off at once,
+/// and with an issuer nobody could join or renew any more.
+fn spare_own_node(args: &RevokeArgs, global: &Global) -> anyhow::Result<()> {
+    for leaf in own_leaves(&args.authority.dir, global) {
+        let is_meant = match (&args.peer, &args.serial) {
+            (Some(peer), _) => *peer == leaf.peer_id(),
+            (None, Some(serial)) => serial.bytes() == leaf.facts().serial,
+            (None, None) => false,
+        };
+        if is_meant {
+            return Err(anyhow!(
+                "{} is this machine's own node: revoked, it is cut off at once and comes back with a new key only; \
+                 --force revokes it all the same",
+                leaf.peer_id()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The leaves of this machine: as `warren init` lays them out beside the CA's folder, and as the configuration names one.
+/// Where neither can be read, nothing is known to spare.
+fn own_leaves(ca: &Path, global: &Global) -> Vec<Leaf> {
+    // A certificate without a configuration beside it was issued here for another machine.
+    let beside = std::path::absolute(ca)
+        .ok()
+        .and_then(|ca| ca.parent().map(Path::to_owned))
+        .filter(|folder| folder.join(super::init::CONFIG).exists())
+        .map(|folder| folder.join(super::init::CERT));
+    let configured = super::load_config(global)
+        .ok()
+        .map(|loaded| loaded.settings.network.security.tls_cert);
+    beside
+        .into_iter()
+        .chain(configured)
+        .filter_map(|path| material::leaf(&path).ok())
+        .collect()
+}
+
+fn revoke_leaf(
+    ca: &CaFolder,
+    serial: &SerialNumber,
+    revocable: Revocable,
+    format: Format,
+) -> anyhow::Result<()> {
+    let (revocation, signed) = ca
+        .revoke_leaf(serial.bytes(), revocable)
+        .context(NOT_REVOKED)?;
     let shown = RevokedLeaf {
-        serial: serial.to_owned(),
+        serial: values::hex(serial.bytes()),
         outcome: match revocation {
             LeafRevocation::Revoked => "revoked",
-            LeafRevocation::RevokedUnknown => {
-                "revoked, though this CA's ledger does not know it: compare it with `warren ca list`"
-            }
+            LeafRevocation::RevokedUnknown => "revoked, though this CA's ledger does not know it",
             LeafRevocation::Already => "it was revoked before",
         },
         signed: signed.into(),
@@ -267,30 +309,6 @@ fn revoke_leaf(ca: &CaFolder, serial: &str, format: Format) -> anyhow::Result<()
     })?)
 }
 
-/// A serial as people copy it: hexadecimal in either case, perhaps with colons or a prefix as `openssl` prints it.
-fn parse_serial(text: &str) -> anyhow::Result<Vec<u8>> {
-    let digits: String = text
-        .trim_start_matches("serial=")
-        .chars()
-        .filter(|c| *c != ':')
-        .collect();
-    let even = if digits.len().is_multiple_of(2) {
-        digits
-    } else {
-        format!("0{digits}")
-    };
-    let pairs = even
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| std::str::from_utf8(pair).ok());
-    let bytes: Option<Vec<u8>> = pairs
-        .map(|pair| u8::from_str_radix(pair?, 16).ok())
-        .collect();
-    bytes
-        .filter(|bytes| (1..=20).contains(&bytes.len()))
-        .with_context(|| format!("{text:?} is no serial: expected 1 to 40 hexadecimal digits"))
-}
-
 fn sign_crl(args: &AuthorityArgs, format: Format) -> anyhow::Result<()> {
     let shown = ShownList::from(folder(args)?.sign_list()?);
     Ok(format.print(&shown, |shown| {
@@ -298,23 +316,96 @@ fn sign_crl(args: &AuthorityArgs, format: Format) -> anyhow::Result<()> {
     })?)
 }
 
+/// A leaf of the ledger, and what it is worth today.
+#[derive(Serialize)]
+struct ListedLeaf {
+    #[serde(flatten)]
+    leaf: IssuedLeaf,
+    /// Serial of the P-256 leaf that was issued and is revoked with it.
+    companion_serial: Option<String>,
+    /// `in force`, `replaced` by a later one of its node (and good until it ends all the same), `ended` or `revoked`.
+    state: &'static str,
+}
+
+#[derive(Serialize)]
+struct ListedLeaves {
+    issued: Vec<ListedLeaf>,
+    /// The number of the last revocation list; 0 before the first.
+    crl_number: u64,
+}
+
+/// Each leaf with its companion, oldest first.
+fn listed(ledger: &IssuanceLedger, now: UnixTime) -> Vec<ListedLeaf> {
+    let issued = ledger.issued();
+    let companions: BTreeMap<String, &str> = issued
+        .iter()
+        .filter_map(|leaf| Some((companion_of(&leaf.serial)?, leaf.serial.as_str())))
+        .filter(|(companion, _)| issued.iter().any(|leaf| leaf.serial == *companion))
+        .collect();
+    let of_leaf: BTreeMap<&str, &String> = companions
+        .iter()
+        .map(|(companion, leaf)| (*leaf, companion))
+        .collect();
+    let leaves: Vec<&IssuedLeaf> = issued
+        .iter()
+        .filter(|leaf| !companions.contains_key(&leaf.serial))
+        .collect();
+    let state = |index: usize, leaf: &IssuedLeaf| {
+        let later = &leaves[index + 1..];
+        if ledger.is_peer_revoked(&leaf.peer_id) || ledger.is_leaf_revoked(&leaf.serial) {
+            "revoked"
+        } else if leaf.not_after_unix_s < now.as_secs() {
+            "ended"
+        } else if later.iter().any(|other| other.peer_id == leaf.peer_id) {
+            "replaced"
+        } else {
+            "in force"
+        }
+    };
+    leaves
+        .iter()
+        .enumerate()
+        .map(|(index, leaf)| ListedLeaf {
+            leaf: (*leaf).clone(),
+            companion_serial: of_leaf
+                .get(leaf.serial.as_str())
+                .map(|&serial| serial.clone()),
+            state: state(index, leaf),
+        })
+        .collect()
+}
+
+/// The serial that the companion of this leaf has, if it has one.
+fn companion_of(serial: &str) -> Option<String> {
+    let bytes: [u8; 16] = values::serial(serial).ok()?.bytes().try_into().ok()?;
+    let companion = Serial::from_random(bytes).companion();
+    Some(values::hex(companion.as_bytes()))
+}
+
 fn list(dir: &Path, format: Format) -> anyhow::Result<()> {
     let ledger = CaFolder::new(dir, None).ledger()?;
-    Ok(format.print(&ledger, |ledger| {
-        let rows = ledger.issued().iter().map(|leaf| {
-            let revoked =
-                ledger.is_peer_revoked(&leaf.peer_id) || ledger.is_leaf_revoked(&leaf.serial);
-            let state = if revoked { "revoked" } else { "" };
+    let leaves = ListedLeaves {
+        issued: listed(&ledger, UnixTime::now()),
+        crl_number: ledger.crl_number(),
+    };
+    Ok(format.print(&leaves, |leaves| {
+        let rows = leaves.issued.iter().map(|listed| {
+            let leaf = &listed.leaf;
+            let companion = match listed.companion_serial {
+                Some(_) => "with",
+                None => "without",
+            };
             vec![
                 leaf.peer_id.to_string(),
                 leaf.name.clone(),
                 leaf.serial.clone(),
                 UnixMillis::from_secs(leaf.not_after_unix_s).rfc3339(),
-                state.to_owned(),
+                companion.to_owned(),
+                listed.state.to_owned(),
             ]
         });
         table(
-            &["peer", "name", "serial", "until", "state"],
+            &["peer", "name", "serial", "until", "companion", "state"],
             &rows.collect::<Vec<_>>(),
         )
     })?)
@@ -342,7 +433,7 @@ pub(crate) async fn token(
         dns: args.dns.clone(),
         ip: args.ip.iter().map(ToString::to_string).collect(),
         validity_seconds: u64::from(args.days) * DAY_S,
-        expires_in_seconds: super::seconds(&args.expires)?,
+        expires_in_seconds: args.expires,
     };
     let request = client
         .request(Method::POST, "/api/v1/join/tokens")

@@ -1,6 +1,5 @@
 //! `warren dev`: a small network on this machine, a folder shared through it, every byte compared.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -18,6 +17,8 @@ use crate::output::{self, Format, print_line, table};
 
 /// Organisation of a development network.
 const ORGANIZATION: &str = "org_dev";
+/// Source of what the node held already.
+const LOCAL: &str = "local";
 /// Bytes read from a file at once while comparing.
 const COMPARE_BYTES: usize = 1 << 20;
 
@@ -247,18 +248,37 @@ fn shared_text(shared: &[Shared], folder: &Path) -> String {
             ]
         })
         .collect();
-    let total: u64 = shared.iter().map(|line| line.size).sum();
-    let equal = shared.iter().filter(|line| line.equal).count();
     format!(
-        "{}\n{equal} of {} files of {} ({}) went into the first node and came out of the last, byte for byte",
+        "{}\n{}",
         table(
             &["file", "size", "chunks", "id", "source", "time", "compared"],
             &rows
         ),
+        verdict(shared, folder)
+    )
+}
+
+/// How many came back as they were. A file that the last node held before (`--keep`, a second time) has shown nothing of the
+/// network, and is not said to.
+fn verdict(shared: &[Shared], folder: &Path) -> String {
+    let travelled = shared.iter().filter(|line| line.source != LOCAL);
+    let equal = travelled.filter(|line| line.equal).count();
+    let there = shared.iter().filter(|line| line.source == LOCAL).count();
+    let total: u64 = shared.iter().map(|line| line.size).sum();
+    let of = format!(
+        "of {} files of {} ({})",
         shared.len(),
         folder.display(),
-        output::bytes(total),
-    )
+        output::bytes(total)
+    );
+    let went =
+        format!("{equal} {of} went into the first node and came out of the last, byte for byte");
+    let kept = "in the last node's store from before and did not travel: change them, or start in a new folder";
+    match there {
+        0 => went,
+        _ if there == shared.len() => format!("nothing was proved: all {of} were {kept}"),
+        _ => format!("{went}; {there} were {kept}"),
+    }
 }
 
 fn next_text(network: &Network, shared: &[Shared]) -> String {
@@ -273,14 +293,9 @@ fn next_text(network: &Network, shared: &[Shared]) -> String {
         )
     };
     let id = shared.first().map(|line| line.id.as_str()).unwrap_or("ID");
-    let stop = if std::io::stdout().is_terminal() {
-        "\nCtrl-C stops the network"
-    } else {
-        ""
-    };
     format!(
         "\ntry next:\n  {} status\n  {} peers\n  {} put README.md\n  {} get {id}\n  curl -s http://{}/metrics | grep warren_\n\
-         every member may read every document until access control is built{stop}",
+         every member may read every document until access control is built\nCtrl-C, or SIGTERM, stops the network",
         at(first),
         at(last),
         at(first),

@@ -1,6 +1,7 @@
 //! `warren put`, `get`, `ls`, `stat`, `rm` and `store`: documents on a running node.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt};
@@ -18,6 +19,8 @@ use crate::output::{self, Format, progress, table};
 
 /// Bytes read from a file at once.
 const READ_BYTES: usize = 1 << 20;
+/// Stands before the system's answer.
+const NO_STDOUT: &str = "cannot write to standard output";
 /// Type of a folder on its way to or from the node.
 const TAR: &str = "application/x-tar";
 
@@ -31,44 +34,25 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
         file_name: default_title(source),
         tags: (!args.tag.is_empty()).then(|| args.tag.join(",")),
         source_type: args.source_type.clone(),
-        retention_seconds: args.retention.as_deref().map(super::seconds).transpose()?,
+        retention_seconds: args.retention,
     };
-    let (path, body, bar) = if source.as_os_str() == "-" {
-        let bar = progress(None, "standard input");
-        (
-            "/api/v1/documents",
-            Body::wrap_stream(counted(
-                ReaderStream::with_capacity(tokio::io::stdin(), READ_BYTES),
-                &bar,
-            )),
-            bar,
-        )
-    } else if source.is_dir() {
-        let bar = progress(Some(folder::size(source)?), &source.display().to_string());
-        (
-            "/api/v1/directories",
-            Body::wrap_stream(counted(folder::pack(source), &bar)),
-            bar,
-        )
-    } else {
-        let file = tokio::fs::File::open(source)
-            .await
-            .with_context(|| format!("cannot read {}", source.display()))?;
-        let length = file
-            .metadata()
-            .await
-            .with_context(|| format!("cannot look at {}", source.display()))?
-            .len();
-        let bar = progress(Some(length), &source.display().to_string());
-        (
-            "/api/v1/documents",
-            Body::wrap_stream(counted(ReaderStream::with_capacity(file, READ_BYTES), &bar)),
-            bar,
-        )
+    let upload = upload(source).await?;
+    let request = client
+        .request(Method::POST, upload.path)
+        .query(&query)
+        .body(upload.body);
+    let sent = client.send(request).await;
+    upload.bar.finish_and_clear();
+    let stored = match upload.broken.get() {
+        // The request broke off because its source did; what the HTTP library says of that names the wrong one.
+        Some(reason) if sent.is_err() => {
+            bail!(
+                "cannot read {}: {reason}; nothing was stored",
+                shown(source)
+            )
+        }
+        _ => sent,
     };
-    let request = client.request(Method::POST, path).query(&query).body(body);
-    let stored = client.send(request).await;
-    bar.finish_and_clear();
     let stored: Stored = stored?
         .json()
         .await
@@ -91,6 +75,55 @@ pub(crate) async fn put(client: &ApiClient, args: &PutArgs, format: Format) -> a
     Ok(format.print(&stored, |stored| stored.id.clone())?)
 }
 
+/// What goes to the node.
+struct Upload {
+    /// The route that takes it.
+    path: &'static str,
+    body: Body,
+    bar: ProgressBar,
+    /// Why reading it broke off.
+    broken: Arc<OnceLock<String>>,
+}
+
+async fn upload(source: &Path) -> anyhow::Result<Upload> {
+    const FILES: &str = "/api/v1/documents";
+    let broken = Arc::default();
+    let (path, body, bar) = if source.as_os_str() == "-" {
+        let bar = progress(None, &shown(source));
+        let stream = ReaderStream::with_capacity(tokio::io::stdin(), READ_BYTES);
+        (FILES, watched(stream, &bar, &broken), bar)
+    } else if source.is_dir() {
+        let bar = progress(Some(folder::size(source)?), &shown(source));
+        let stream = folder::pack(source);
+        ("/api/v1/directories", watched(stream, &bar, &broken), bar)
+    } else {
+        let file = tokio::fs::File::open(source)
+            .await
+            .with_context(|| format!("cannot read {}", shown(source)))?;
+        let length = file
+            .metadata()
+            .await
+            .with_context(|| format!("cannot look at {}", shown(source)))?
+            .len();
+        let bar = progress(Some(length), &shown(source));
+        let stream = ReaderStream::with_capacity(file, READ_BYTES);
+        (FILES, watched(stream, &bar, &broken), bar)
+    };
+    Ok(Upload {
+        path,
+        body,
+        bar,
+        broken,
+    })
+}
+
+fn shown(source: &Path) -> String {
+    match source.as_os_str() == "-" {
+        true => "standard input".to_owned(),
+        false => source.display().to_string(),
+    }
+}
+
 /// What is said of a document that was here already: what was not named stays as it was.
 fn already_here(stored: &Stored) -> String {
     let ends = match &stored.expires_at {
@@ -103,20 +136,29 @@ fn already_here(stored: &Stored) -> String {
     )
 }
 
+/// The name of a file or folder. A device's or a pipe's says nothing of what comes out of it.
 fn default_title(source: &Path) -> Option<String> {
     let full = source.canonicalize().ok()?;
+    if !(full.is_file() || full.is_dir()) {
+        return None;
+    }
     Some(full.file_name()?.to_string_lossy().into_owned())
 }
 
-fn counted<S>(
-    stream: S,
-    bar: &ProgressBar,
-) -> impl futures::Stream<Item = std::io::Result<bytes::Bytes>> + use<S>
+/// A body that moves the bar, and keeps why its source broke off.
+fn watched<S>(stream: S, bar: &ProgressBar, broken: &Arc<OnceLock<String>>) -> Body
 where
-    S: futures::Stream<Item = std::io::Result<bytes::Bytes>>,
+    S: futures::Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
 {
-    let bar = bar.clone();
-    stream.inspect_ok(move |piece| bar.inc(piece.len() as u64))
+    let (bar, broken) = (bar.clone(), Arc::clone(broken));
+    Body::wrap_stream(
+        stream
+            .inspect_ok(move |piece| bar.inc(piece.len() as u64))
+            .inspect_err(move |error| {
+                // The first reason counts.
+                let _ = broken.set(error.to_string());
+            }),
+    )
 }
 
 pub(crate) async fn get(client: &ApiClient, args: &GetArgs) -> anyhow::Result<()> {
@@ -155,12 +197,12 @@ async fn receive_to_stdout(response: Response, bar: &ProgressBar) -> anyhow::Res
             return if error.kind() == std::io::ErrorKind::BrokenPipe {
                 Ok(())
             } else {
-                Err(error.into())
+                Err(error).context(NO_STDOUT)
             };
         }
         bar.inc(piece.len() as u64);
     }
-    Ok(stdout.flush().await?)
+    stdout.flush().await.context(NO_STDOUT)
 }
 
 async fn receive_file(

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 use warren_config::{Role, Template};
 use warren_daemon::ca_folder::{CA_CERT, CRL, CaFolder, NewCa};
-use warren_daemon::files::{self, FileError, Overwrite};
+use warren_daemon::files::{self, Overwrite};
 use warren_daemon::{key_file, random};
 use warren_identity::{
     CA_VALIDITY, Capabilities, LeafRequest, NodeKey, OrganizationId, WildcardNames,
@@ -36,9 +36,10 @@ struct Made {
 
 pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     let organization = OrganizationId::new(&args.org)?;
-    warren_config::check_node_id(&args.name)?;
+    let name = args.name.clone().unwrap_or_else(machine_name);
+    warren_config::check_node_id(&name)?;
     let dir = &args.dir;
-    refuse_existing(dir, &[CONFIG, KEY, CERT])?;
+    refuse_a_second(dir, &[CONFIG, KEY, CERT])?;
     let passphrase_file = absolute(args.passphrase_file.as_deref())?;
     let ca = CaFolder::create(
         &dir.join(CA),
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     let key = NodeKey::from_seed(random::bytes());
     let leaf = ca.issue(&LeafRequest {
         peer_id: key.peer_id(),
-        name: args.name.clone(),
+        name: name.clone(),
         dns: Vec::new(),
         ip: Vec::new(),
         capabilities: Capabilities::parse(FIRST_NODE)?,
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &InitArgs, format: Format) -> anyhow::Result<()> {
     let storage =
         std::path::absolute(&args.storage).context("the storage folder has no absolute path")?;
     let config = Template {
-        node_id: &args.name,
+        node_id: &name,
         organization_id: &args.org,
         region: None,
         peer_key: Path::new(KEY),
@@ -112,13 +113,28 @@ pub(super) fn absolute(passphrase_file: Option<&Path>) -> anyhow::Result<Option<
 }
 
 /// Nothing is written where one of the files is there already.
-pub(super) fn refuse_existing(dir: &Path, names: &[&str]) -> Result<(), FileError> {
-    match names
+pub(super) fn refuse_a_second(dir: &Path, names: &[&str]) -> anyhow::Result<()> {
+    let there = names
         .iter()
         .map(|name| dir.join(name))
-        .find(|path| path.exists())
-    {
-        Some(path) => Err(FileError::Exists { path }),
-        None => Ok(()),
+        .find(|path| path.exists());
+    if let Some(path) = there {
+        bail!(
+            "{} exists: a node is set up in this folder already; name another with --dir, or move its files away",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// What the machine is called, as far as a node may be called so.
+fn machine_name() -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    match warren_config::check_node_id(&host) {
+        Ok(()) => host,
+        Err(_) => "node-1".to_owned(),
     }
 }

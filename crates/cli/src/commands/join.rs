@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use serde::Serialize;
 use warren_config::{Role, Template};
 use warren_daemon::files::{self, Overwrite};
@@ -12,7 +12,7 @@ use warren_identity::NodeKey;
 use warren_identity::join::JoinToken;
 use zeroize::Zeroizing;
 
-use super::init::{CERT, CONFIG, KEY, absolute, refuse_existing};
+use super::init::{CERT, CONFIG, KEY, absolute, refuse_a_second};
 use crate::args::{Global, JoinArgs};
 use crate::output::Format;
 
@@ -42,12 +42,8 @@ pub(crate) async fn run(
     )?);
     let token = JoinToken::parse(&text)
         .with_context(|| format!("{} holds no join token", token_file.display()))?;
-    let url = args
-        .url
-        .parse()
-        .map_err(|error| anyhow!("{:?} is no URL: {error}", args.url))?;
     let dir = &args.dir;
-    refuse_existing(dir, &[CONFIG, CERT, CA_CERT])?;
+    refuse_a_second(dir, &[CONFIG, CERT, CA_CERT])?;
     // The key is written first: a join that breaks off after the server has issued can be repeated with it.
     let key_path = dir.join(KEY);
     let passphrase_file = absolute(args.passphrase_file.as_deref())?;
@@ -61,7 +57,7 @@ pub(crate) async fn run(
         .nodename()
         .to_string_lossy()
         .into_owned();
-    let joined = join(&url, &token, &key, &host, TimeOuts::default()).await?;
+    let joined = join(&args.url, &token, &key, &host, TimeOuts::default()).await?;
     let roles = material::roles_allowed_by(&joined.accepted.member.capabilities);
     let config = write(args, &joined, &roles, passphrase_file)?;
     let shown = Shown {
@@ -153,7 +149,7 @@ fn write(
         roles,
         passphrase_file,
         issuer_dir: None,
-        discovery_servers: &[args.url.trim_end_matches('/')],
+        discovery_servers: &[args.url.as_str().trim_end_matches('/')],
         storage_path: &storage,
     };
     let path = dir.join(CONFIG);

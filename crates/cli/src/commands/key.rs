@@ -24,12 +24,8 @@ pub(crate) fn keygen(args: &KeygenArgs, format: Format) -> anyhow::Result<()> {
         Overwrite::Refuse
     };
     // Looked at first, so that a refusal leaves no key without its request.
-    if let Some(path) = args
-        .csr
-        .as_ref()
-        .filter(|path| path.exists() && !args.force)
-    {
-        return Err(files::FileError::Exists { path: path.clone() }.into());
+    for path in args.output.iter().chain(&args.csr) {
+        super::refuse_existing(path, args.force)?;
     }
     let passphrase_file = args.passphrase_file.as_deref();
     let key = match (&args.key, &args.output) {

@@ -17,13 +17,15 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::CommandFactory;
-use warren_config::Loaded;
+use warren_config::{Loaded, Settings};
 use warren_daemon::settings::{Sources, Variables};
+use warren_daemon::{material, random};
+use warren_identity::{NodeKey, OrganizationId, Trust};
 
 use crate::args::{
     CaCommand, CertCommand, Cli, Command, ConfigCommand, DEFAULT_CONFIG, Global, StoreCommand,
 };
-use crate::client::{ApiAddress, ApiClient};
+use crate::client::{ApiAddress, ApiClient, KnownServer};
 use crate::output::{Format, print_line};
 
 /// Runs one command. The exit code is 1 where a command worked and its answer is "no".
@@ -127,10 +129,11 @@ fn api_client(global: &Global) -> anyhow::Result<ApiClient> {
             .as_ref()
             .or(configured)
             .context("--api says where the node is, and what opens it is missing: add --token-file FILE, or --config FILE of that node")?;
+        let https = settings.as_ref().filter(|_| base.starts_with("https://"));
         return ApiClient::new(ApiAddress {
             base: base.clone(),
             token_file: token_file.clone(),
-            ca_cert: settings.map(|settings| settings.network.security.ca_cert),
+            server: https.map(known_server).transpose()?,
         });
     }
     let settings = load_config(global)?.settings;
@@ -147,19 +150,37 @@ fn api_client(global: &Global) -> anyhow::Result<ApiClient> {
             "api.listen_address has port 0: the node chose a port when it started; name it with --api URL --token-file FILE"
         );
     }
-    let scheme = if settings.api.tls.is_some() {
-        "https"
-    } else {
-        "http"
+    let (scheme, server) = match settings.api.tls.is_some() {
+        true => ("https", Some(known_server(&settings)?)),
+        false => ("http", None),
     };
     ApiClient::new(ApiAddress {
         base: format!("{scheme}://{address}"),
         token_file: global.token_file.clone().unwrap_or(settings.api.token_file),
-        ca_cert: settings
-            .api
-            .tls
-            .is_some()
-            .then_some(settings.network.security.ca_cert),
+        server,
+    })
+}
+
+/// How the HTTPS of the configured node is known: by the CAs it trusts, and by its own peer id. So its certificate need
+/// not name the address that it is asked at.
+fn known_server(settings: &Settings) -> anyhow::Result<KnownServer> {
+    let security = &settings.network.security;
+    // The configuration may have been brought to another machine without the certificate, which may be no node's.
+    let leaf = material::leaf(&security.tls_cert).ok();
+    let organization = match (&settings.network.organization_id, &leaf) {
+        (Some(id), _) => OrganizationId::new(id.clone())?,
+        (None, Some(leaf)) => leaf.organization().clone(),
+        (None, None) => bail!(
+            "neither network.organization_id nor a certificate in {} says which organisation the node is of",
+            security.tls_cert.display()
+        ),
+    };
+    let roots = material::roots(&security.ca_cert, organization)?;
+    // Trust wants a key; this one is nobody's, and is shown to nobody.
+    let trust = Trust::new(NodeKey::from_seed(random::bytes()), roots);
+    Ok(KnownServer {
+        trust,
+        node: leaf.map(|leaf| leaf.peer_id()),
     })
 }
 
@@ -229,11 +250,15 @@ fn load_sources(sources: &Sources) -> anyhow::Result<Loaded> {
         .map_err(|problems| config::bad_configuration(&problems).into())
 }
 
-/// A duration as people write it, in seconds.
-fn seconds(text: &str) -> anyhow::Result<u64> {
-    let span = warren_config::parse_duration(text)
-        .map_err(|reason| anyhow::anyhow!("{text:?} is no duration: {reason}"))?;
-    Ok(span.as_secs())
+/// Refuses to go on where the file is there and `--force` was not given.
+fn refuse_existing(path: &Path, force: bool) -> anyhow::Result<()> {
+    if path.exists() && !force {
+        bail!(
+            "{} exists: choose another name, or pass --force",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn version(format: Format) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use reqwest::Method;
 use warren_api::types::{
     ConnectRequest, Connected, Nat, Peer, Peers, Reloaded, Renewed, RoutingTable, Status,
 };
+use warren_config::Multiaddr;
 
 use crate::args::{Endpoint, PeerStatus, PeersArgs};
 use crate::client::ApiClient;
@@ -55,7 +56,7 @@ fn status_text(status: &Status) -> String {
                 "{} documents, {} of {}",
                 storage.documents,
                 output::bytes(storage.used_bytes),
-                output::bytes(storage.max_bytes)
+                output::capacity(storage.max_bytes)
             ),
         ),
         (
@@ -161,11 +162,11 @@ fn peer_row(peer: &Peer) -> Vec<String> {
 
 pub(crate) async fn connect(
     client: &ApiClient,
-    multiaddr: &str,
+    multiaddr: &Multiaddr,
     format: Format,
 ) -> anyhow::Result<()> {
     let body = ConnectRequest {
-        multiaddr: Some(multiaddr.to_owned()),
+        multiaddr: Some(multiaddr.to_string()),
         ..ConnectRequest::default()
     };
     let request = client
@@ -222,10 +223,14 @@ pub(crate) async fn dht(client: &ApiClient, format: Format) -> anyhow::Result<()
                 ]
             })
         });
-        table(
-            &["bucket", "peer", "state", "address"],
-            &rows.collect::<Vec<_>>(),
-        )
+        match routing.total {
+            0 => "the routing table is empty: it fills as peers connect; `warren peers` lists them"
+                .to_owned(),
+            _ => table(
+                &["bucket", "peer", "state", "address"],
+                &rows.collect::<Vec<_>>(),
+            ),
+        }
     })?)
 }
 
@@ -292,20 +297,24 @@ pub(crate) async fn health(
     })
 }
 
-/// The verdict, and each part with its state.
+/// The verdict, and each part with its state. `/health` gives a part as its state alone, `/ready` with the reason beside it.
 fn health_text(report: &serde_json::Value) -> String {
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     let parts = report["components"].as_object().into_iter().flatten();
     let rows: Vec<Vec<String>> = parts
-        .map(|(name, state)| vec![name.clone(), text(&state["status"]), text(&state["reason"])])
+        .map(|(name, state)| match state {
+            serde_json::Value::String(word) => vec![name.clone(), word.clone(), String::new()],
+            state => vec![name.clone(), text(&state["status"]), text(&state["reason"])],
+        })
         .collect();
     let verdict = text(&report["status"]);
+    let columns = match rows.iter().all(|row| row[2].is_empty()) {
+        true => &["part", "state"][..],
+        false => &["part", "state", "reason"],
+    };
     match rows.is_empty() {
         true => verdict,
-        false => format!(
-            "{verdict}\n\n{}",
-            table(&["part", "state", "reason"], &rows)
-        ),
+        false => format!("{verdict}\n\n{}", table(columns, &rows)),
     }
 }
 
@@ -320,6 +329,11 @@ mod tests {
         assert_eq!(
             health_text(&report),
             "not ready\n\npart   state     reason\nmesh   ok\npeers  starting  nobody yet"
+        );
+        let alive = serde_json::json!({"status": "healthy", "components": {"mesh": "ok", "storage": "failing"}});
+        assert_eq!(
+            health_text(&alive),
+            "healthy\n\npart     state\nmesh     ok\nstorage  failing"
         );
         assert_eq!(
             health_text(&serde_json::json!({"status": "healthy"})),

@@ -154,7 +154,7 @@ fn given_an_unknown_capability_when_issued_then_it_is_refused_and_nothing_is_sig
     ] {
         let refusal = authority
             .issue(&["--peer", &peer, "--capability", unknown])
-            .failed();
+            .usage();
 
         assert!(
             refusal.contains(unknown) && refusal.contains(told),
@@ -360,7 +360,7 @@ fn given_a_peer_id_that_is_none_when_revoked_then_the_message_says_so() {
         "--peer",
         "nobody",
     ])
-    .failed();
+    .usage();
 
     assert!(
         refusal.contains("nobody") && refusal.contains("peer id"),
@@ -430,4 +430,149 @@ fn given_no_certificate_when_shown_then_the_file_is_named() {
     let refusal = warren(["cert", "show", file.to_str().unwrap()]).failed();
 
     assert!(refusal.contains("letter.txt"), "{refusal}");
+}
+
+impl Authority {
+    fn revoke(&self, further: &[&str]) -> crate::support::Finished {
+        let ca = self.file("ca");
+        warren(["ca", "revoke", "--dir", &ca].iter().chain(further))
+    }
+}
+
+#[test]
+fn given_a_serial_or_peer_with_a_typing_error_when_revoked_then_it_is_refused_with_the_nearest() {
+    let authority = Authority::new();
+    let peer = authority.key("node.pem");
+    authority.issue(&["--peer", &peer]).ok();
+    let serial = authority.shown()[0]["serial"].as_str().unwrap().to_owned();
+    let mistyped = format!(
+        "{}{}",
+        &serial[..31],
+        if serial.ends_with('0') { 1 } else { 0 }
+    );
+    let stranger = authority.key("other.pem");
+
+    let by_serial = authority.revoke(&["--serial", &mistyped]).failed();
+    let by_peer = authority.revoke(&["--peer", &stranger]).failed();
+
+    assert!(
+        by_serial.contains(&format!("did you mean {serial}?")) && by_serial.contains("--force"),
+        "{by_serial}"
+    );
+    assert!(by_peer.contains(&stranger), "{by_peer}");
+    assert!(!authority.path("ca/crl.pem").exists());
+    authority.revoke(&["--serial", &mistyped, "--force"]).ok();
+    authority.revoke(&["--peer", &stranger, "--force"]).ok();
+}
+
+#[test]
+fn given_the_node_beside_its_authority_when_revoked_then_it_takes_a_word_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("warren");
+    let home_text = home.to_str().unwrap();
+    let init = [
+        "init",
+        "--org",
+        "org_acme_corp",
+        "--dir",
+        home_text,
+        "--json",
+    ];
+    let made = warren(init).json();
+    let ca = home.join("ca");
+    let revoke = |further: &[&str]| {
+        let fixed = ["ca", "revoke", "--dir", ca.to_str().unwrap(), "--peer"];
+        warren(
+            fixed
+                .iter()
+                .chain(&[made["peer_id"].as_str().unwrap()])
+                .chain(further),
+        )
+    };
+
+    let refusal = revoke(&[]).failed();
+
+    assert!(
+        refusal.contains("own node") && refusal.contains("--force"),
+        "{refusal}"
+    );
+    revoke(&["--force"]).ok();
+}
+
+#[test]
+fn given_a_folder_without_an_authority_when_listed_then_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+
+    let refusal = warren(["ca", "list", "--dir", folder.path().to_str().unwrap()]).failed();
+
+    assert!(refusal.contains("is not there"), "{refusal}");
+}
+
+#[test]
+fn given_a_node_that_renewed_when_listed_then_each_leaf_is_one_line_with_its_state() {
+    let authority = Authority::new();
+    authority.key("node.pem");
+    let key = authority.file("node.pem");
+    authority.issue(&["--key", &key]).ok();
+    authority.issue(&["--key", &key, "--force"]).ok();
+
+    let list = ["ca", "list", "--dir", &authority.file("ca")];
+    let table = warren(list).ok();
+    let json = warren(list.iter().chain(&["--json"])).json();
+
+    let lines: Vec<&str> = table.lines().collect();
+    let [headings, first, second] = lines.as_slice() else {
+        panic!("{table}")
+    };
+    assert!(headings.ends_with("companion  state"), "{table}");
+    assert!(first.ends_with("with       replaced"), "{table}");
+    assert!(second.ends_with("with       in force"), "{table}");
+    let companion = authority.shown()[1]["serial"].clone();
+    assert_eq!(json["issued"][1]["companion_serial"], companion, "{json}");
+}
+
+#[test]
+fn given_bad_words_on_the_command_line_when_asked_with_json_then_each_is_a_usage_failure() {
+    for line in [
+        &["ca", "revoke", "--dir", "ca", "--peer", "12D3KooW"][..],
+        &[
+            "ca", "issue", "--dir", "ca", "--peer", "foo", "--name", "n", "--out", "o",
+        ],
+        &["ca", "token", "--name", "n", "--expires", "1x"],
+        &["connect", "foo"],
+        &["get", "foo"],
+        &["put", "/dev/null", "--retention", "1x"],
+        &["--api", "localhost:8080", "status"],
+    ] {
+        let refusal = warren(line.iter().chain(&["--json"])).usage();
+
+        let failure: serde_json::Value = serde_json::from_str(&refusal).unwrap();
+        assert_eq!(failure["error"]["code"], "usage", "{line:?}");
+        let message = failure["error"]["message"].as_str().unwrap();
+        assert!(message.matches("is no duration").count() < 2, "{message}");
+    }
+}
+
+#[test]
+fn given_no_name_when_a_first_node_is_set_up_then_it_is_called_as_its_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("etc");
+    let dir = dir.to_str().unwrap();
+    warren(["init", "--org", "org_acme_corp", "--dir", dir]).ok();
+
+    let configuration = std::fs::read_to_string(format!("{dir}/warren.yaml")).unwrap();
+
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let called = match warren_config::check_node_id(&host) {
+        Ok(()) => host,
+        Err(_) => "node-1".to_owned(),
+    };
+    assert!(
+        configuration.contains(&format!("node_id: {called}\n"))
+            || configuration.contains(&format!("node_id: '{called}'\n")),
+        "{configuration}"
+    );
 }

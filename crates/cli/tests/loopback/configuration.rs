@@ -290,3 +290,48 @@ fn given_the_json_log_format_when_a_node_runs_then_every_line_is_one_object_with
         );
     }
 }
+
+#[test]
+fn given_a_storage_folder_of_the_kernel_when_checked_then_it_is_a_problem() {
+    let organization = Organization::new();
+    let home = organization.home("node-1");
+    let data = home.path("data").display().to_string();
+    home.edit(&data, "/proc/nope");
+
+    let checked = home.warren(["check"]);
+
+    let told = String::from_utf8_lossy(&checked.stdout);
+    assert_eq!(checked.code, Some(1), "{told}");
+    assert!(told.contains("storage.path: /proc/nope"), "{told}");
+}
+
+#[test]
+fn given_the_guides_file_of_a_discovery_server_when_checked_beside_its_certificate_then_it_is_valid()
+ {
+    let organization = Organization::new();
+    let home = organization.planned(
+        "discovery",
+        Plan {
+            capabilities: vec!["discovery"],
+            ..Plan::default()
+        },
+    );
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let (_, rest) = guide
+        .split_once("put this beside it as `discovery.yaml`:\n\n```yaml\n")
+        .unwrap();
+    let (file, _) = rest.split_once("```").unwrap();
+    std::fs::copy(
+        organization.ca().join("ca_cert.pem"),
+        home.path("ca_cert.pem"),
+    )
+    .unwrap();
+    // The one thing that differs in a container is where it may write.
+    let data = home.path("data").display().to_string();
+    std::fs::write(&home.config, format!("{file}storage: {{path: {data}}}\n")).unwrap();
+
+    let checked = home.warren(["check", "--json"]).json();
+
+    assert_eq!(checked["valid"], true, "{checked}");
+}

@@ -431,3 +431,35 @@ fn given_no_node_when_asked_then_the_message_says_how_to_start_one() {
 
     assert!(refusal.contains("warren start"), "{refusal}");
 }
+
+#[test]
+fn given_a_source_or_target_that_fails_when_copied_then_that_is_named_and_not_the_node() {
+    let organization = Organization::new();
+    let node = Node::start(&organization.home("node-1"));
+    let id = node.put(b"some bytes");
+
+    let unreadable = node.warren(["put", "/proc/self/mem"]).failed();
+    // Written by a shell: the test's own standard output is a file.
+    let script = format!(
+        "'{}' --config '{}' get {id} > /dev/full",
+        crate::support::binary().to_str().unwrap(),
+        node.config.display()
+    );
+    let full = crate::support::tool("sh", &node.folder, ["-c", &script]).failed();
+
+    assert!(
+        unreadable.contains("cannot read /proc/self/mem"),
+        "{unreadable}"
+    );
+    assert!(full.contains("cannot write to standard output"), "{full}");
+}
+
+#[test]
+fn given_a_device_when_put_then_it_gives_no_title() {
+    let organization = Organization::new();
+    let node = Node::start(&organization.home("node-1"));
+
+    let id = node.warren(["put", "/dev/null"]).ok();
+
+    assert_eq!(node.warren(["stat", &id, "--json"]).json()["title"], "");
+}

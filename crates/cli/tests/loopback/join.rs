@@ -400,7 +400,7 @@ fn given_a_misspelt_capability_when_a_token_is_made_then_it_is_refused_with_the_
     let joining = Joining::new();
     let arguments = ["--name", "node-3", "--capability", "storge"];
 
-    let refusal = joining.grant("token", &arguments).failed();
+    let refusal = joining.grant("token", &arguments).usage();
 
     assert!(
         refusal.contains("did you mean `storage`?") && refusal.contains("acl:write"),
@@ -424,4 +424,12 @@ fn given_terms_that_no_join_could_meet_when_a_token_is_made_then_they_are_refuse
         assert!(refusal.contains(named), "{terms:?}: {refusal}");
         assert!(!joining.path("token").exists(), "{terms:?}");
     }
+}
+
+#[test]
+fn given_a_server_without_its_scheme_when_joined_then_it_is_a_usage_error_with_the_url_to_write() {
+    let refusal =
+        crate::support::warren(["join", "10.0.1.5:8081", "--token-file", "token"]).usage();
+
+    assert!(refusal.contains("write https://10.0.1.5:8081"), "{refusal}");
 }

@@ -16,6 +16,7 @@ mod discovery;
 mod discovery_postgres;
 mod documents;
 mod first_steps;
+mod https;
 mod join;
 mod json;
 mod keys;

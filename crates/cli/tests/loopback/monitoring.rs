@@ -13,7 +13,17 @@ fn given_a_running_node_when_its_health_is_asked_then_it_is_200_and_says_healthy
 
     assert_eq!(reply.status, 200);
     assert!(reply.text().contains("healthy"), "{}", reply.text());
-    assert!(node.warren(["health"]).ok().contains("healthy"));
+    let table = node.warren(["health"]).ok();
+    assert!(table.starts_with("healthy\n\npart "), "{table}");
+    let states: Vec<&str> = table
+        .lines()
+        .skip(3)
+        .map(|line| line.split_whitespace().nth(1).unwrap_or("no state"))
+        .collect();
+    assert!(
+        !states.is_empty() && states.iter().all(|state| *state == "ok"),
+        "{table}"
+    );
 }
 
 #[test]
@@ -276,6 +286,13 @@ fn given_a_monitoring_listener_when_asked_for_more_than_health_and_metrics_then_
     .map(status);
 
     assert_eq!(answers, [200, 200, 200, 404, 404]);
+    let told = Request::new(listener, "GET", "/api/v1/status")
+        .send()
+        .text();
+    assert!(
+        told.contains("/health, /ready, /metrics") && !told.contains("openapi"),
+        "{told}"
+    );
 }
 
 /// Every path and method of the description.
