@@ -290,6 +290,34 @@ fn given_a_node_that_starts_again_at_once_when_it_is_back_then_it_has_a_higher_i
     });
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn given_a_node_that_left_when_it_joins_again_at_the_same_address_then_it_is_alive() {
+    let organization = Organization::new("org_return");
+    let first = organization.node(&[], &[]);
+    let trust = organization.member(&[]);
+    let cluster = join(trust.clone(), config(&[first.address()])).unwrap();
+    let (id, address) = (cluster.peer_id(), cluster.local_address());
+    let is = |state| {
+        tokio::task::block_in_place(|| {
+            eventually("it is seen so", || first.state(&id) == Some(state))
+        })
+    };
+    is(State::Alive);
+    cluster.leave().await;
+    is(State::Left);
+
+    let mut again = None;
+    let settings = || config(&[first.address()]).with_bind_addr(address);
+    tokio::task::block_in_place(|| {
+        eventually("the port is free again", || {
+            again = join(trust.clone(), settings()).ok();
+            again.is_some()
+        });
+    });
+
+    is(State::Alive);
+}
+
 #[test]
 fn given_a_backup_when_all_seeds_are_gone_then_a_new_node_and_the_rest_form_a_cluster_again() {
     let organization = Organization::new("org_backup");

@@ -201,8 +201,11 @@ impl Driver {
                 self.join_seeds(now);
             }
             Input::Address(address) => {
-                self.swim.set_address(address, now);
-                self.show_own();
+                if self.swim.local().address != address {
+                    tracing::info!(%address, "others are told to reach this node elsewhere");
+                    self.swim.set_address(address, now);
+                    self.show_own();
+                }
             }
             Input::Leave(done) => self.leave(done, now),
         }
