@@ -371,6 +371,12 @@ fn read_role(text: &str) -> Result<Role, String> {
             "the role {role} belongs to the {plane} plane, which this build does not run: use {allowed}"
         ));
     }
+    if let Some((_, plane)) = planes::CARRIED.iter().find(|(_, plane)| *plane == text) {
+        let allowed = names.join(", ");
+        return Err(format!(
+            "{plane} is a plane, which this build does not run, and no role: use {allowed}"
+        ));
+    }
     read_choice(text, &names).map(|_| Role::Storage)
 }
 

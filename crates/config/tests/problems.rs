@@ -197,6 +197,10 @@ fn given_values_that_contradict_each_other_when_loaded_then_the_rule_is_told() {
             "roles: [hub]",
             "the role hub belongs to the edge plane, which this build does not run",
         ),
+        (
+            "roles: [vpn]",
+            "vpn is a plane, which this build does not run, and no role: use storage, discovery,",
+        ),
     ] {
         let problems = node(text).problems();
         assert!(problems.contains(expected), "{text} gave\n{problems}");

@@ -302,7 +302,7 @@ fn usable(folder: &Path) -> Result<(), (PathBuf, FolderFault)> {
     if !nearest.is_dir() {
         return Err((nearest.to_owned(), FolderFault::NoFolder));
     }
-    let kind = statfs(nearest).map(|system| i64::from(system.f_type));
+    let kind = statfs(nearest).map(|system| system.f_type);
     if kind.is_ok_and(|kind| PSEUDO.contains(&kind)) {
         return Err((nearest.to_owned(), FolderFault::Pseudo));
     }
