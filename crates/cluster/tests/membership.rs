@@ -299,8 +299,8 @@ async fn given_a_node_that_left_when_it_joins_again_at_the_same_address_then_it_
     let (id, address) = (cluster.peer_id(), cluster.local_address());
     let is = |state| {
         tokio::task::block_in_place(|| {
-            eventually("it is seen so", || first.state(&id) == Some(state))
-        })
+            eventually("it is seen so", || first.state(&id) == Some(state));
+        });
     };
     is(State::Alive);
     cluster.leave().await;
