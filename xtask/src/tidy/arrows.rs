@@ -66,6 +66,7 @@ const HOUSE: &[Room] = &[
     room("warren-sim", Layer::Tool, Kind::Shell),
     room("warren-fuzz", Layer::Tool, Kind::Shell),
     room("warren-example-calculator", Layer::Tool, Kind::Shell),
+    room("warren-example-inference", Layer::Tool, Kind::Shell),
     room("xtask", Layer::Tool, Kind::Shell),
 ];
 
