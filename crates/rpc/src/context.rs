@@ -162,9 +162,9 @@ impl Context {
     }
 
     /// What a call of `method` says beside the request.
-    pub(crate) fn terms(&self, method: &Method, now: Instant) -> Terms<Option<&Metadata>> {
+    pub(crate) fn terms(&self, method: &Method) -> Terms<Option<&Metadata>> {
         Terms {
-            timeout: self.remaining(now),
+            timeout: self.time_left(),
             idempotent: method.idempotent,
             metadata: self.all_metadata(),
         }
@@ -174,8 +174,8 @@ impl Context {
     ///
     /// # Errors
     /// [`Code::DeadlineExceeded`], and nothing was done.
-    pub(crate) fn check(&self, now: Instant) -> Result<(), Status> {
-        match self.remaining(now) {
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        match self.time_left() {
             Some(left) if left.is_zero() => Err(Status::new(
                 Code::DeadlineExceeded,
                 "the deadline had passed before the call was sent",
@@ -183,6 +183,11 @@ impl Context {
             .not_processed()),
             _ => Ok(()),
         }
+    }
+
+    /// Does not read the clock for a call without a deadline.
+    fn time_left(&self) -> Option<Duration> {
+        self.deadline.and_then(|_| self.remaining(Instant::now()))
     }
 
     fn baggage_mut(&mut self) -> &mut Baggage {

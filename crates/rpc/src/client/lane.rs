@@ -181,7 +181,7 @@ impl State {
         let Some(id) = self.calls.begin(limit, context.ends_at()) else {
             return Err(Status::overloaded(Duration::from_millis(5)));
         };
-        let terms = context.terms(method, Instant::now());
+        let terms = context.terms(method);
         put_call(&mut self.out, id, number, &terms, body);
         self.unsent.push(id);
         Ok(id)

@@ -7,7 +7,7 @@ mod stream;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Endpoint, VarInt};
@@ -35,6 +35,12 @@ use crate::tls::{QuicConfigError, quic_client};
 pub(crate) const BIG_MESSAGE_BYTES: usize = 64 * 1024;
 /// Calls in flight on one connection until the server has said its own limit.
 const ASSUMED_MAX_CALLS: u32 = 1_024;
+/// How many calls pass between two looks at how many lanes to use.
+const CALLS_PER_LOOK: usize = 64;
+/// A server within this round trip is nearby.
+const NEARBY: Duration = Duration::from_millis(2);
+/// So many calls in flight make batches as large as they get.
+const CALLS_THAT_FILL_A_LANE: usize = 256;
 /// How often a connection to a server that stops is looked at for calls in flight.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// The close code of a client that is done.
@@ -203,6 +209,8 @@ struct Shared {
     server: Member,
     lanes: Vec<Arc<Lane>>,
     next_lane: AtomicUsize,
+    /// How many of the lanes calls are spread over now, at least one.
+    lanes_in_use: AtomicUsize,
     options: ClientOptions,
     /// The server's limits, once it has said them.
     max_calls: AtomicU32,
@@ -238,6 +246,7 @@ impl Connection {
             server,
             lanes,
             next_lane: AtomicUsize::new(0),
+            lanes_in_use: AtomicUsize::new(1),
             options,
             max_calls: AtomicU32::new(ASSUMED_MAX_CALLS),
             max_message_bytes: AtomicU32::new(u32::MAX),
@@ -305,15 +314,26 @@ impl Connection {
 }
 
 impl Shared {
-    /// The lane of the next call.
+    /// The lane of the next call. Calls that share a lane share packets and wake-ups; calls on different lanes do not
+    /// wait for each other's lost packets. So nearby, where a lost packet is soon sent again, one lane is filled before
+    /// the next is used, and far away calls are spread over all.
     fn lane(&self) -> &Arc<Lane> {
         let turn = self.next_lane.fetch_add(1, Ordering::Relaxed);
-        &self.lanes[turn % self.lanes.len()]
+        if turn.is_multiple_of(CALLS_PER_LOOK) {
+            let lanes = if self.quic.rtt() > NEARBY {
+                self.lanes.len()
+            } else {
+                let on_lanes: usize = self.lanes.iter().map(|lane| lane.in_flight()).sum();
+                (on_lanes / CALLS_THAT_FILL_A_LANE + 1).min(self.lanes.len())
+            };
+            self.lanes_in_use.store(lanes, Ordering::Relaxed);
+        }
+        &self.lanes[turn % self.lanes_in_use.load(Ordering::Relaxed)]
     }
 
     /// Refuses what the server would refuse, before it costs the network anything.
     fn check(&self, context: &Context, request_bytes: usize) -> Result<(), Status> {
-        context.check(Instant::now())?;
+        context.check()?;
         if self.going_away.load(Ordering::Relaxed) {
             return Err(going_away());
         }
@@ -335,8 +355,9 @@ impl Shared {
         self.quic.close(DONE, b"done");
     }
 
-    fn max_calls_per_lane(&self) -> usize {
-        (self.max_calls.load(Ordering::Relaxed) as usize).div_ceil(self.lanes.len())
+    /// Of the whole connection, since one lane may have all its calls; beyond it the server refuses.
+    fn max_calls(&self) -> usize {
+        self.max_calls.load(Ordering::Relaxed) as usize
     }
 }
 
@@ -355,7 +376,7 @@ impl Caller for Connection {
         let body = pack(request, shared.options.compress_above);
         let lane = shared.lane();
         let call = lane
-            .begin(method, &context, &body, shared.max_calls_per_lane())
+            .begin(method, &context, &body, shared.max_calls())
             .await?;
         match call.answer().await {
             Answer::Reply(body) => {

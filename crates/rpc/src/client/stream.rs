@@ -97,11 +97,7 @@ async fn open(
         .map_err(|reason| unreachable(&reason))?;
     let mut out = BytesMut::new();
     out.put_u8(CALL);
-    put_opening(
-        &mut out,
-        &method.path,
-        &context.terms(method, Instant::now()),
-    );
+    put_opening(&mut out, &method.path, &context.terms(method));
     let mut send = PartSender::new(send);
     send.send_bytes(out.freeze())
         .await

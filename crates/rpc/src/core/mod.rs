@@ -9,6 +9,7 @@
 //! * [`claims`]: what a verified token says.
 //! * [`trace`]: which larger undertaking a call belongs to.
 //! * [`grpc`]: what the bytes and headers of gRPC calls say.
+//! * [`pace`]: who gets a task.
 //! * [`metadata`]: what goes along with a call.
 
 pub mod admission;
@@ -19,5 +20,6 @@ pub mod dedupe;
 pub mod frame;
 pub mod grpc;
 pub mod metadata;
+pub mod pace;
 pub mod trace;
 pub mod wire;

@@ -24,6 +24,7 @@ use crate::core::frame::{
     WireFailure, put_failure, put_part, put_reply,
 };
 use crate::core::metadata::Metadata;
+use crate::core::pace::Pace;
 use crate::core::wire::{FrameError, FrameReader};
 use crate::observe::{MethodMeter, Tally};
 use crate::service::{BoxFuture, Failure, Route};
@@ -33,8 +34,6 @@ use crate::status::{Code, Status};
 const MAX_OUT_BYTES: usize = 256 * 1024;
 /// Answers of handlers' tasks taken at once.
 const FINISHED_BATCH: usize = 256;
-/// A handler that keeps the lane for longer than this gets a task from then on: it computes instead of waiting.
-const LONG_POLL: Duration = Duration::from_micros(200);
 
 type HandlerResult = Result<Bytes, Failure>;
 
@@ -55,6 +54,7 @@ pub(super) async fn serve(
         finished,
         out: BytesMut::new(),
         tallied: Vec::new(),
+        now: Instant::now(),
     };
     let mut reader = FrameReader::new(BIG_MESSAGE_BYTES + MAX_OVERHEAD_BYTES);
     let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
@@ -112,13 +112,15 @@ struct Lane {
     out: BytesMut,
     /// Methods that have answers to be added up.
     tallied: Vec<usize>,
+    /// When the last poll ended: reading the clock costs as much as a small call's dispatch, so calls share readings.
+    now: Instant,
 }
 
 struct Bound {
     path: Box<str>,
     route: Option<Route>,
-    /// Whether its handlers have been seen to keep the lane.
-    gets_task: bool,
+    /// Whether its handlers keep the lane.
+    pace: Pace,
     /// Where its calls are counted, and those that were not added up yet.
     meter: Option<Arc<MethodMeter>>,
     tally: Tally,
@@ -158,6 +160,7 @@ impl Lane {
         chunks: &mut [Bytes],
         send: &mut quinn::SendStream,
     ) -> Result<(), LaneEnd> {
+        self.now = Instant::now();
         for chunk in chunks {
             reader.push(std::mem::take(chunk));
             while let Some((kind, payload)) = reader.next_frame()? {
@@ -165,6 +168,7 @@ impl Lane {
                 // Small calls may have large answers.
                 if self.out.len() > MAX_OUT_BYTES {
                     self.write(send).await?;
+                    self.now = Instant::now();
                 }
             }
         }
@@ -241,7 +245,7 @@ impl Lane {
             path: path.into(),
             meter: meter_of(&self.peer, route.as_ref()),
             route,
-            gets_task: false,
+            pace: Pace::default(),
             tally: Tally::default(),
         });
         Ok(())
@@ -255,7 +259,7 @@ impl Lane {
         terms: Terms<Metadata>,
         body: Body,
     ) -> Result<(), Status> {
-        let begun = Instant::now();
+        let begun = self.now;
         if self.peer.is_draining() {
             return Err(draining());
         }
@@ -309,10 +313,11 @@ impl Lane {
             let size = |response: &Bytes| Some(response.len());
             handler = Box::pin(span.around(data_size, handler, size));
         }
-        if !bound.gets_task {
+        if bound.pace.polls_on_the_spot() {
             let polled = poll_once(&mut handler);
-            let took = begun.elapsed();
-            bound.gets_task = took > LONG_POLL;
+            self.now = Instant::now();
+            let took = self.now.saturating_duration_since(begun);
+            bound.pace.polled(took);
             if let Poll::Ready(result) = polled {
                 self.answer(id, method, took, result);
                 return Ok(());
