@@ -44,7 +44,7 @@ fn given_commands_of_a_worker_when_loaded_then_what_is_left_out_has_the_tables_d
 
 #[test]
 fn given_two_commands_of_one_method_when_loaded_then_it_is_named() {
-    let problems = node(&format!(
+    let problems = node(format!(
         "{NODE}rpc: {{worker: {{commands: [{{method: a, run: [b]}}, {{method: a, run: [c]}}]}}}}\n"
     ))
     .problems();
@@ -54,7 +54,7 @@ fn given_two_commands_of_one_method_when_loaded_then_it_is_named() {
 
 #[test]
 fn given_a_command_without_a_program_when_loaded_then_it_is_named() {
-    let problems = node(&format!(
+    let problems = node(format!(
         "{NODE}rpc: {{worker: {{commands: [{{method: a, run: []}}]}}}}\n"
     ))
     .problems();

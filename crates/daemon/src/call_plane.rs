@@ -98,9 +98,14 @@ impl CallPlane {
         }))
     }
 
-    /// Where calls are taken, and where members gossip.
-    pub(crate) const fn addresses(&self) -> (SocketAddr, SocketAddr) {
-        (self.calls, self.gossip)
+    /// Where calls are taken, UDP.
+    pub(crate) const fn calls(&self) -> SocketAddr {
+        self.calls
+    }
+
+    /// Where members gossip, UDP and TCP.
+    pub(crate) const fn gossip(&self) -> SocketAddr {
+        self.gossip
     }
 
     /// Takes no new calls, waits for those in flight, leaves the cluster, closes. Bounded by `rpc.drain_timeout` and

@@ -133,7 +133,7 @@ impl Node {
         let guard = ground.shutdown.clone().drop_guard();
         let mut content = start_content(&settings, &ground).await?;
         let mesh = start_mesh(&settings, &ground, &mut content).await?;
-        let node = Self::join(start, settings, ground, content, mesh.clone()).await;
+        let node = Box::pin(Self::join(start, settings, ground, content, mesh.clone())).await;
         match node {
             Ok(node) => {
                 guard.disarm();
@@ -192,7 +192,6 @@ impl Node {
         let monitoring = start_monitoring(&settings, &ground).await?;
         let stop = Arc::new(Notify::new());
         let call_plane = start_call_plane(&settings, &ground, &stop).await?;
-        let called = call_plane.as_ref().map(CallPlane::addresses);
         let api = start_api(&settings, &ground, state).await?;
         let addresses = Addresses {
             mesh: mesh.listen_addresses().await,
@@ -200,8 +199,8 @@ impl Node {
             transfer: content.bulk_address,
             monitoring,
             discovery: server.as_ref().map(|server| server.server.local_address()),
-            calls: called.map(|(calls, _)| calls),
-            gossip: called.map(|(_, gossip)| gossip),
+            calls: call_plane.as_ref().map(CallPlane::calls),
+            gossip: call_plane.as_ref().map(CallPlane::gossip),
         };
         let Ground {
             trust,
