@@ -76,6 +76,9 @@ pub(crate) fn peer_address(text: &str) -> Result<Multiaddr, String> {
     let address: Multiaddr = text
         .parse()
         .map_err(|error| format!("it is no multiaddr ({error}): {example}"))?;
+    if address.iter().next().is_none() {
+        return Err(format!("it is empty: {example}"));
+    }
     Ok(address)
 }
 

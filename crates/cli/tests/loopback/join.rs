@@ -219,7 +219,7 @@ fn given_a_capability_that_the_issuer_may_not_give_when_a_token_is_made_then_it_
             "--out",
             path.to_str().unwrap(),
         ])
-        .failed();
+        .usage();
 
     assert!(refusal.contains("no spaces"), "{refusal}");
     assert!(!path.exists());

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use tempfile::TempDir;
 
@@ -269,12 +269,16 @@ pub(super) fn text(path: &Path) -> &str {
 /// 127/8 is loopback as a whole: every node gets an address that no other node of this process, and hardly one of
 /// another, has.
 fn own_address() -> Ipv4Addr {
-    static NEXT: AtomicU8 = AtomicU8::new(1);
+    /// Nodes to one value of the second byte.
+    const PAGE: u16 = 249;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let [.., high, low] = std::process::id().to_be_bytes();
-    let last = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(
-        last < 250,
-        "more nodes than loopback addresses of one process"
-    );
-    Ipv4Addr::new(127, high.max(1), low, last)
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let second = match number / PAGE {
+        0 => high.max(1),
+        1 => (high ^ 0x80).max(1),
+        _ => panic!("more nodes than loopback addresses of one process"),
+    };
+    let last = u8::try_from(number % PAGE + 1).unwrap();
+    Ipv4Addr::new(127, second, low, last)
 }
