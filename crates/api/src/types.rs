@@ -24,7 +24,7 @@ pub struct Status {
     pub started_at: String,
     /// Seconds since then.
     pub uptime_seconds: u64,
-    /// `ready` or `waiting`.
+    /// `ready`, `waiting` or `failing`.
     pub readiness: String,
     /// Each component's state.
     pub components: BTreeMap<String, serde_json::Value>,

@@ -160,7 +160,7 @@ impl Node {
             tasks,
             ..
         } = &ground;
-        let (mesh_peers, retriever) = start_retriever(&ground, &content, &mesh);
+        let (mesh_peers, retriever) = start_retriever(&settings, &ground, &content, &mesh);
         let record = start_record(&settings, &ground, &mesh, content.bulk_address);
         let server = discovery_parts::start_server(
             &settings,
@@ -328,8 +328,13 @@ async fn start_call_plane(
     CallPlane::start(settings, parts).await
 }
 
-/// Starts what finds and fetches documents, and what tells others of ours.
-fn start_retriever(ground: &Ground, content: &Content, mesh: &Mesh) -> (MeshPeers, Retriever) {
+/// Starts what finds and fetches documents, and, on a node that stores, what tells others of ours.
+fn start_retriever(
+    settings: &Settings,
+    ground: &Ground,
+    content: &Content,
+    mesh: &Mesh,
+) -> (MeshPeers, Retriever) {
     let Ground {
         trust,
         metrics,
@@ -351,6 +356,9 @@ fn start_retriever(ground: &Ground, content: &Content, mesh: &Mesh) -> (MeshPeer
         RetrievalMetrics::register(metrics),
         RetrieverOptions::default(),
     );
+    if !settings.roles.contains(&Role::Storage) {
+        return (mesh_peers, retriever);
+    }
     let store = &content.store;
     tasks.spawn(peers::announce(
         store.clone(),
@@ -397,7 +405,8 @@ async fn start_content(settings: &Settings, ground: &Ground) -> anyhow::Result<C
     let metrics = TransferMetrics::register(&ground.metrics);
     let server = BlockServer::new(store.clone(), TransferLimits::default(), metrics.clone());
     let mut bulk = None;
-    if settings.network.transfer.enabled {
+    // What does not store serves nobody: no socket.
+    if settings.network.transfer.enabled && settings.roles.contains(&Role::Storage) {
         let address = settings.network.transfer.listen_address;
         let listener =
             BulkListener::bind(address, &ground.trust, server.clone(), metrics.clone()).await?;
@@ -439,7 +448,9 @@ async fn start_mesh(
         joined,
         ground.shutdown.clone(),
     ));
-    if let Some(mut streams) = mesh.accept_streams(BLOCKS_PROTOCOL) {
+    if settings.roles.contains(&Role::Storage)
+        && let Some(mut streams) = mesh.accept_streams(BLOCKS_PROTOCOL)
+    {
         let (server, trust, mesh_of_streams) =
             (content.server.clone(), ground.trust.clone(), mesh.clone());
         let (shutdown, tasks) = (ground.shutdown.clone(), ground.tasks.clone());

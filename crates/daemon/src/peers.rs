@@ -15,6 +15,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use lru::LruCache;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use warren_content::retrieve::{Connector, Providers};
 use warren_content::transfer::bulk::{BulkDialer, far_end};
 use warren_content::transfer::{ByteCounter, ConnectError, CounterOf, Link};
 use warren_content::{BlockId, DocumentId, Store};
-use warren_identity::{PeerId, Trust};
+use warren_identity::{Capability, PeerId, Trust};
 use warren_mesh::{
     BLOCKS_PROTOCOL, BlockCounter, HaveQuery, Mesh, Multiaddr, OpenStreamError, PeerInfo,
     SyncRequest, SyncResponse, Traffic,
@@ -82,9 +83,10 @@ impl MeshPeers {
         )
     }
 
-    /// Tells the mesh about a document, soon. A full queue drops it: members find it by asking.
+    /// Tells the mesh about a document, soon. A full queue drops it: members find it by asking. Without [`announce`], as
+    /// on a node that does not store, nothing is told.
     pub(crate) fn tell(&self, announcement: Announcement) {
-        if self.announcements.try_send(announcement).is_err() {
+        if let Err(TrySendError::Full(_)) = self.announcements.try_send(announcement) {
             tracing::debug!(?announcement, "not announced: too many wait");
         }
     }
@@ -174,14 +176,14 @@ impl MeshPeers {
         }
     }
 
-    /// Members to ask, those with a direct connection first.
+    /// Members to ask for content, those with a direct connection first.
     async fn connected_members(&self) -> Vec<PeerId> {
         let mut peers: Vec<PeerInfo> = self
             .mesh
             .peers()
             .await
             .into_iter()
-            .filter(|peer| peer.member.is_some())
+            .filter(may_store)
             .collect();
         peers.sort_by_key(|peer| (!peer.is_direct(), peer.latency));
         peers.into_iter().map(|peer| peer.peer_id).collect()
@@ -189,6 +191,13 @@ impl MeshPeers {
 
     async fn reach(&self, peer: PeerId) -> Result<Link, ConnectError> {
         let info = self.connected(peer).await?;
+        if !may_store(&info) {
+            return Err(ConnectError::Refused {
+                peer,
+                reason: "its certificate lacks the capability 'storage', so it serves no content"
+                    .to_owned(),
+            });
+        }
         if let Some(link) = self.reach_bulk_port(&info).await {
             return Ok(link);
         }
@@ -279,6 +288,12 @@ impl MeshPeers {
             far_end: far_end(&self.trust, member.as_ref().clone()),
         })
     }
+}
+
+/// Whether content is asked of a peer: what it says of itself counts for nothing.
+fn may_store(info: &PeerInfo) -> bool {
+    let member = info.member.as_ref();
+    member.is_some_and(|member| member.allows(&Capability::Storage))
 }
 
 /// Counts bulk connections with the mesh's own, so that one figure says what a peer was given.

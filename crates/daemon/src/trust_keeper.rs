@@ -16,7 +16,7 @@ use warren_discovery::client::{ServerApi, TimeOuts};
 use warren_identity::{LeafRequest, RootCertificate, Trust, UnixMillis, UnixTime};
 use warren_telemetry::ComponentHealth;
 
-use crate::ca_folder::CaFolder;
+use crate::ca_folder::{CA_CERT, CaFolder};
 use crate::files::{self, Overwrite};
 use crate::material::{self, FileMerge, MaterialError};
 
@@ -70,6 +70,8 @@ pub(crate) struct TrustKeeper {
     leaf_refused: Option<String>,
     /// What was last said of the CA's end.
     ca_warning: Option<String>,
+    /// Whether this node issues under the CA of its own leaf: a younger CA that is trusted too gives it none.
+    is_of_our_own_ca: bool,
     learnt: PathBuf,
     /// Issuer and number of each list that is on disk.
     kept: Vec<(String, u64)>,
@@ -104,6 +106,7 @@ impl TrustKeeper {
                 }),
             leaf_refused: None,
             ca_warning: None,
+            is_of_our_own_ca: false,
             learnt: material::learnt_crl(&now),
             kept: Vec::new(),
             next_renewal: tokio::time::Instant::now(),
@@ -178,6 +181,7 @@ impl TrustKeeper {
     fn look_after_files(&mut self) {
         self.follow_settings();
         self.look();
+        self.is_of_our_own_ca = self.issues_under_its_own_ca();
         self.keep_lists();
         self.report();
     }
@@ -262,6 +266,22 @@ impl TrustKeeper {
         }
     }
 
+    fn issues_under_its_own_ca(&self) -> bool {
+        let settings = self.settings.borrow();
+        let (Some(folder), Some(own)) = (
+            &settings.network.security.issuer_dir,
+            self.trust.own_member(),
+        ) else {
+            return false;
+        };
+        let organization = self.trust.organization().clone();
+        material::roots(&folder.join(CA_CERT), organization).is_ok_and(|roots| {
+            // What signs comes first; others may have been appended to be trusted.
+            let signs = roots.certificates().first();
+            signs.is_some_and(|ca| ca.key_hash() == own.issuer)
+        })
+    }
+
     /// Writes lists to the storage folder when a newer one has come from anywhere.
     fn keep_lists(&mut self) {
         let revocations = self.trust.revocations();
@@ -319,11 +339,11 @@ impl TrustKeeper {
     fn renewal_due(&self) -> bool {
         let now = UnixTime::now();
         let early = self.settings.borrow().network.security.renew_before;
-        self.trust.renewal_due(now)
+        (self.trust.renewal_due(now) && !self.is_of_our_own_ca)
             || self.trust.leaf().is_some_and(|leaf| {
                 let facts = leaf.facts();
                 // A leaf that lives shorter than the configured margin is not renewed without end.
-                facts.remaining(now) < early.min(facts.lifetime() / 3)
+                facts.renewal_due(now) || facts.remaining(now) < early.min(facts.lifetime() / 3)
             })
     }
 

@@ -12,6 +12,7 @@ use warren_api::{ApiState, Control, Held, total_traffic};
 use warren_config::{BootstrapMode, Settings};
 use warren_content::Store;
 use warren_content::retrieve::Retriever;
+use warren_content::store::Usage;
 use warren_mesh::{Mesh, MeshEvent};
 use warren_telemetry::ComponentHealth;
 
@@ -24,6 +25,9 @@ const RECORD_INTERVAL: Duration = Duration::from_secs(600);
 const RECORD_PAUSE: Duration = Duration::from_secs(5);
 /// Of these documents, how many are looked up at a time.
 const RECORD_PAGE: usize = 64;
+
+/// A store with less than this share of its limit left is said to be nearly full.
+const FREE_PERCENT: u64 = 5;
 
 /// Starts the recurring work.
 pub(crate) fn spawn(
@@ -145,10 +149,13 @@ pub(crate) async fn watch_store(
             }
             std::fs::metadata(&path)
                 .map_err(|error| format!("{} is gone: {error}", path.display()))?;
-            store.usage().map(drop).map_err(|error| error.to_string())
+            store.usage().map_err(|error| error.to_string())
         });
         match looked.await {
-            Ok(Ok(())) => health.ok(),
+            Ok(Ok(usage)) => match nearly_full(&usage) {
+                Some(reason) => health.degraded(reason),
+                None => health.ok(),
+            },
             Ok(Err(reason)) => health.failing(reason),
             Err(_) => health.failing("looking at the store broke off"),
         }
@@ -162,23 +169,41 @@ pub(crate) async fn watch_store(
     }
 }
 
-/// Says in the health report whether the node has joined. Only one that must join others waits for a peer.
+/// What is to be said of a store that is at its limit or nearly so: what comes is refused, what is there stays.
+fn nearly_full(usage: &Usage) -> Option<String> {
+    let max_bytes = usage.max_bytes?;
+    let free = max_bytes.saturating_sub(usage.stored_bytes);
+    (free < max_bytes / 100 * FREE_PERCENT).then(|| {
+        format!(
+            "{free} of {max_bytes} bytes are free, and what does not fit is refused: `warren store gc`, remove documents, or raise storage.max_size"
+        )
+    })
+}
+
+/// Says in the health report whether the node has joined. Only one that must join others waits for a peer; any that had
+/// peers and has lost them all says so.
 pub(crate) async fn watch_peers(
     mesh: Mesh,
     mode: BootstrapMode,
     health: ComponentHealth,
     shutdown: CancellationToken,
 ) {
-    if mode != BootstrapMode::Client {
-        health.ok();
-        return;
-    }
+    const TRIED: &str = "bootstrap peers and discovery servers are tried again and again";
+    let must_join = mode == BootstrapMode::Client;
+    let mut had_peers = false;
     let mut events = mesh.subscribe();
     loop {
-        if mesh.peers().await.is_empty() {
-            health.failing("no peer is connected yet: bootstrap peers and discovery servers are tried again and again");
-        } else {
-            health.ok();
+        let has_peers = !mesh.peers().await.is_empty();
+        had_peers |= has_peers;
+        match (has_peers, had_peers, must_join) {
+            (true, ..) | (false, false, false) => health.ok(),
+            (false, false, true) => health.waiting(format!("no peer is connected yet: {TRIED}")),
+            (false, true, true) => {
+                health.failing(format!("no peer is connected any more: {TRIED}"));
+            }
+            (false, true, false) => {
+                health.degraded(format!("no peer is connected any more: {TRIED}"));
+            }
         }
         loop {
             match shutdown.run_until_cancelled(events.recv()).await {

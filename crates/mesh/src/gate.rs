@@ -1,8 +1,8 @@
 //! What admission needs to know and whom it tells: shared by all connections being set up.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use libp2p::{Multiaddr, PeerId};
 use warren_identity::{CertificateDer, Member, NodeRecord, Refusal, Signed, Trust, UnixTime};
@@ -14,6 +14,11 @@ use crate::desk::AdmissionDesk;
 use crate::metrics::MeshMetrics;
 use crate::traffic::TrafficTable;
 
+/// That another node answers at an address is said again after this long.
+const WRONG_PEER_REMINDER: Duration = Duration::from_secs(6 * 3600);
+/// Such addresses remembered; what happens at more is said each time.
+const MAX_WRONG_PEERS: usize = 1024;
+
 pub(crate) struct Gate {
     pub(crate) trust: Trust,
     pub(crate) desk: Arc<AdmissionDesk>,
@@ -23,6 +28,8 @@ pub(crate) struct Gate {
     timeout: Duration,
     traffic: Arc<TrafficTable>,
     record: RwLock<Signed<NodeRecord>>,
+    /// Where another node than the one that was dialled answers, and since when that is known.
+    moved_in: Mutex<BTreeMap<(PeerId, Multiaddr), Instant>>,
     /// Kept as short as `core::conduct` keeps its own.
     banned: RwLock<BTreeSet<PeerId>>,
 }
@@ -45,6 +52,7 @@ impl Gate {
             policy,
             timeout,
             record: RwLock::new(record),
+            moved_in: Mutex::default(),
             banned: RwLock::default(),
         }
     }
@@ -139,11 +147,31 @@ impl Gate {
         let reason = error.label();
         self.metrics.refused(reason);
         self.network.refused(DisconnectReason(reason));
-        if matches!(error, AdmissionError::Closed) {
+        let is_old_news = match error {
             // Whoever dials several addresses at once hangs up on all but the first that answers.
-            tracing::debug!(%peer, %address, reason, "{error}");
+            AdmissionError::Closed => true,
+            AdmissionError::WrongPeer(_) => self.has_moved_in(peer, address, Instant::now()),
+            _ => false,
+        };
+        if is_old_news {
+            tracing::debug!(%peer, %address, reason, "connection refused: {error}");
         } else {
             tracing::warn!(%peer, %address, reason, "connection refused: {error}");
         }
+    }
+
+    /// Whether it was said in the last while that `peer` answers there in another's place. A machine that has a new key is
+    /// dialled under the old one until everybody has forgotten that.
+    fn has_moved_in(&self, peer: PeerId, address: &Multiaddr, now: Instant) -> bool {
+        let mut moved_in = self.moved_in.lock().unwrap_or_else(PoisonError::into_inner);
+        moved_in.retain(|_, since| now.saturating_duration_since(*since) < WRONG_PEER_REMINDER);
+        let place = (peer, address.clone());
+        if moved_in.contains_key(&place) {
+            return true;
+        }
+        if moved_in.len() < MAX_WRONG_PEERS {
+            moved_in.insert(place, now);
+        }
+        false
     }
 }

@@ -36,6 +36,11 @@ pub enum Weight {
 pub enum ComponentState {
     /// Not yet up: alive, not ready.
     Starting,
+    /// Up as far as it can be by itself: alive, not ready until somebody else has come.
+    Waiting {
+        /// For what, for the operator.
+        reason: String,
+    },
     /// Works.
     Ok,
     /// Works with less than it should have.
@@ -70,6 +75,13 @@ impl ComponentHealth {
         });
     }
 
+    /// It waits for somebody else.
+    pub fn waiting(&self, reason: impl Into<String>) {
+        self.set(ComponentState::Waiting {
+            reason: reason.into(),
+        });
+    }
+
     /// It does not work.
     pub fn failing(&self, reason: impl Into<String>) {
         self.set(ComponentState::Failing {
@@ -92,7 +104,7 @@ impl ComponentHealth {
 /// The answer of a probe; serialises to the body of `/health` or `/ready`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
-    /// `healthy` or `failing` for liveness, `ready` or `waiting` for readiness.
+    /// `healthy` or `failing` for liveness; `ready`, `waiting` or `failing` for readiness.
     pub status: &'static str,
     /// Each component by name. The liveness report leaves reasons out, so that its body holds the word `healthy` exactly
     /// when the node is.
@@ -179,20 +191,27 @@ impl Health {
         HealthReport { status, components }
     }
 
-    /// Whether the node can serve: fails while any component is starting or failing.
+    /// Whether the node can serve: fails while any component is starting, waiting or failing. `waiting` says that time may
+    /// mend it, `failing` that something is wrong.
     #[must_use]
     pub fn ready(&self) -> HealthReport {
         let components = self
             .components
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let waiting = components.values().any(|c| {
+        let any = |is: fn(&ComponentState) -> bool| components.values().any(|c| is(&c.state));
+        let status = if any(|state| matches!(state, ComponentState::Failing { .. })) {
+            "failing"
+        } else if any(|state| {
             matches!(
-                c.state,
-                ComponentState::Starting | ComponentState::Failing { .. }
+                state,
+                ComponentState::Starting | ComponentState::Waiting { .. }
             )
-        });
-        let status = if waiting { "waiting" } else { "ready" };
+        }) {
+            "waiting"
+        } else {
+            "ready"
+        };
         let components = components
             .iter()
             .map(|(name, c)| (*name, c.state.json()))
@@ -207,6 +226,7 @@ impl ComponentState {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Starting => "starting",
+            Self::Waiting { .. } => "waiting",
             Self::Ok => "ok",
             Self::Degraded { .. } => "degraded",
             Self::Failing { .. } => "failing",
@@ -216,7 +236,7 @@ impl ComponentState {
     fn json(&self) -> serde_json::Value {
         match self {
             Self::Starting | Self::Ok => serde_json::json!({ "status": self.word() }),
-            Self::Degraded { reason } | Self::Failing { reason } => {
+            Self::Waiting { reason } | Self::Degraded { reason } | Self::Failing { reason } => {
                 serde_json::json!({ "status": self.word(), "reason": reason })
             }
         }
@@ -271,6 +291,22 @@ mod tests {
 
         assert!(health.live().passes());
         assert!(!health.ready().passes());
+        assert_eq!(health.ready().status, "failing");
+    }
+
+    #[test]
+    fn given_a_waiting_component_when_asked_then_alive_and_not_ready_with_the_reason() {
+        let health = Health::new();
+        let peers = health.component("peers", Weight::Needed);
+        peers.waiting("nobody is here yet");
+
+        assert!(health.live().passes());
+        assert_eq!(health.ready().status, "waiting");
+        assert!(body(&health.ready()).contains("nobody is here yet"));
+        health
+            .component("certificate", Weight::Needed)
+            .failing("it is revoked");
+        assert_eq!(health.ready().status, "failing");
     }
 
     #[test]

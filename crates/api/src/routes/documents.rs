@@ -32,13 +32,14 @@ const MAX_DOCUMENTS: usize = 1000;
 /// Stores the request's body as one document. It is durable when the answer comes.
 #[utoipa::path(post, path = "/api/v1/documents", params(PutQuery), tag = "documents",
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 507, body = ErrorBody)))]
+    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(crate) async fn put(
     State(state): State<ApiState>,
     query: Result<Query<PutQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let options = put_options(query)?;
+    must_store(&state)?;
     let receipt = state
         .store
         .put(reader(body), options, &state.key)
@@ -50,15 +51,28 @@ pub(crate) async fn put(
 /// Stores a folder, sent as a tar stream, as one document. It is durable when the answer comes.
 #[utoipa::path(post, path = "/api/v1/directories", params(PutQuery), tag = "documents",
     request_body(content = Vec<u8>, content_type = "application/x-tar"),
-    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 507, body = ErrorBody)))]
+    responses((status = 201, body = Stored), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody), (status = 507, body = ErrorBody)))]
 pub(crate) async fn put_directory(
     State(state): State<ApiState>,
     query: Result<Query<PutQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let options = put_options(query)?;
+    must_store(&state)?;
     let put = archive::put(&state.store, reader(body), options, &state.key).await?;
     Ok(stored(&state, put.receipt, put.skipped_unlisted))
+}
+
+/// Without the role a node keeps what it reads and serves nobody: what is put there nobody else could get.
+fn must_store(state: &ApiState) -> Result<(), ApiError> {
+    if state.facts.roles.iter().any(|role| role == "storage") {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::FORBIDDEN,
+        "no_storage",
+        "this node does not run the role storage, so nobody could get a document from it: put it on a node that does, or add `storage` to roles here (its certificate needs that capability)",
+    ))
 }
 
 fn reader(body: Body) -> impl tokio::io::AsyncRead + Send + Unpin + 'static {

@@ -67,9 +67,6 @@ async fn serve(start: Start) -> anyhow::Result<()> {
     };
     let addresses = node.addresses();
     tracing::info!(peer_id = %node.peer_id(), api = %addresses.api, "the node is up");
-    for address in &addresses.mesh {
-        tracing::info!("listening on {address}/p2p/{}", node.peer_id());
-    }
     for (what, address) in [
         ("bulk transfers", addresses.transfer),
         ("the discovery server", addresses.discovery),

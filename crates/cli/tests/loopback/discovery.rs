@@ -59,11 +59,37 @@ fn given_a_discovery_server_when_started_then_its_log_names_where_each_part_list
         server.ip,
         Home::DISCOVERY_PORT
     ));
-    server.logs(&format!(
-        "listening on {}:{} for bulk",
-        server.ip,
-        Home::BULK_PORT
-    ));
+    // It does not store, so it opens no port for that.
+    assert!(!server.log().contains("for bulk"), "{}", server.log());
+}
+
+#[test]
+fn given_a_node_without_the_role_storage_when_put_then_it_refuses_and_serves_nobody_what_it_got() {
+    let organization = Organization::new();
+    let server = server(&organization);
+    let plan = || Plan {
+        bootstrap: vec![server.address()],
+        ..Plan::default()
+    };
+    let node = Node::start(&organization.planned("node-1", plan()));
+    node.meets(&server);
+    let refused = server.invocation().args(["put", "-"]).input(b"x").run();
+    let folder = organization.folder().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    let refused_folder = server.warren(["put", folder.to_str().unwrap()]);
+    for refused in [refused, refused_folder] {
+        let said = refused.failed();
+        assert!(said.contains("does not run the role storage"), "{said}");
+    }
+
+    let (id, bytes) = node.put_noise(7, 200_000);
+    assert!(server.content(&id).bytes() == bytes, "it reads as anybody");
+    assert!(node.stop().success());
+    let reader = Node::start(&organization.planned("node-2", plan()));
+    reader.meets(&server);
+
+    let said = reader.content(&id).failed();
+    assert!(said.contains("cannot be retrieved"), "{said}");
 }
 
 #[test]

@@ -29,7 +29,11 @@ fn given_a_document_got_removed_and_got_again_when_listed_then_it_has_its_title_
     let first = Node::start(&organization.home("node-1"));
     let second = follower(&organization, "node-2", &first);
     let third = follower(&organization, "node-3", &second);
-    let id = put(&first, b"the same bytes", &["--title", "T-one", "--tag", "x"]);
+    let id = put(
+        &first,
+        b"the same bytes",
+        &["--title", "T-one", "--tag", "x"],
+    );
     for node in [&second, &third] {
         node.content(&id).ok();
         for _ in 0..3 {

@@ -258,3 +258,46 @@ fn given_nobody_who_issues_when_told_to_renew_then_it_says_so_and_the_certificat
         before
     );
 }
+
+#[test]
+fn given_an_issuer_when_a_second_ca_is_trusted_then_it_is_not_renewed_by_the_first() {
+    let organization = Organization::new();
+    let node = issuer(&organization);
+    let before = node.warren(["status", "--json"]).json();
+    let (old, new) = (organization.ca(), organization.folder().join("new-ca"));
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    // Certificates tell seconds: the second CA begins after the leaf.
+    let seconds = || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    };
+    let began = seconds();
+    eventually("the next second", || (seconds() > began).then_some(()));
+    warren([
+        "ca",
+        "init",
+        "--org",
+        &organization.id,
+        "--dir",
+        &text(&new),
+        "--after",
+        &text(&old),
+    ])
+    .ok();
+    let roots = old.join("ca_cert.pem");
+    let both =
+        [&roots, &new.join("ca_cert.pem")].map(|path| std::fs::read_to_string(path).unwrap());
+    std::fs::write(&roots, both.concat()).unwrap();
+    node.logs("took the new CA certificates");
+    // The keeper takes one thing after the other: with this it is done with what came before.
+    let leaf = node.home.path("node_cert.pem");
+    std::fs::write(&leaf, std::fs::read(&leaf).unwrap()).unwrap();
+    node.logs("took the new certificate from");
+
+    assert!(!node.log().contains("was renewed"), "{}", node.log());
+    let after = node.warren(["status", "--json"]).json();
+    assert_eq!(
+        after["certificate"]["not_after"],
+        before["certificate"]["not_after"]
+    );
+}

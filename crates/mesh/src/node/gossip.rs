@@ -21,6 +21,9 @@ use crate::info::MeshEvent;
 use crate::node::Node;
 use crate::node::connections::Target;
 
+/// Remembered of what gossip brought; there is one list in force per CA.
+const MAX_HEARD_LISTS: usize = 16;
+
 impl Node {
     pub(super) fn subscribe_topics(&mut self) -> Result<(), StartError> {
         let own = self.mesh_topic();
@@ -154,6 +157,9 @@ impl Node {
                 number: list.number(),
                 der: Arc::from(list.der()),
             });
+            if self.heard_lists.contains(&blake3::hash(list.der())) {
+                continue;
+            }
             if list.der().len() <= MAX_INLINE_LIST_BYTES {
                 self.say(&MeshMessage::Revocations(list.der().to_vec()));
             } else {
@@ -224,8 +230,14 @@ impl Node {
             // Whoever signed it for the way: the CA's signature alone counts, and a list must not be held up.
             Some(MeshMessage::Revocations(der)) => {
                 let merged = self.gate.trust.merge_revocations(&der);
-                if let Err(error) = &merged {
-                    tracing::debug!(peer = %from, "gossiped revocation list not taken: {error}");
+                match &merged {
+                    Ok(MergeOutcome::Updated | MergeOutcome::Unchanged) => {
+                        self.heard_lists.truncate(MAX_HEARD_LISTS - 1);
+                        self.heard_lists.push_front(blake3::hash(&der));
+                    }
+                    Err(error) => {
+                        tracing::debug!(peer = %from, "gossiped revocation list not taken: {error}");
+                    }
                 }
                 judge_revocations(&merged)
             }

@@ -95,7 +95,7 @@ impl Node {
     }
 
     pub(super) fn on_listening(&mut self, id: ListenerId, address: Multiaddr) {
-        tracing::info!(%address, "listening");
+        tracing::info!("listening on {address}/p2p/{}", self.swarm.local_peer_id());
         if let Some(configured) = self.listeners.open.get(&id) {
             // Whoever relays is dialled and seldom dials, so nobody tells it what it is seen at; and
             // a relay without an address of its own can grant no slot.

@@ -14,7 +14,7 @@ mod reach;
 mod roaming;
 mod sync;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -103,6 +103,8 @@ pub(crate) struct Node {
     announced: Announced,
     /// Revocation lists as they were when we last told others.
     told_lists: ListNumbers,
+    /// Revocation lists that gossip brought: whoever brought them passes them on.
+    heard_lists: VecDeque<blake3::Hash>,
     /// Our certificates as they were then.
     told_chain: Vec<Vec<u8>>,
     lists_compared_at: Instant,
@@ -179,6 +181,7 @@ impl Node {
             listeners: Listeners::default(),
             announced,
             told_lists: gate.list_numbers(),
+            heard_lists: VecDeque::new(),
             told_chain: gate.chain(),
             lists_compared_at: Instant::now(),
             routes_refilled_at: Instant::now(),

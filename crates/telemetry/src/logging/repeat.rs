@@ -127,7 +127,11 @@ impl Shared {
             target,
             text,
         } = &summary.message;
-        let message = format!("suppressed {} repeats of: {text}", summary.suppressed);
+        let repeats = match summary.suppressed {
+            1 => "1 repeat".to_owned(),
+            count => format!("{count} repeats"),
+        };
+        let message = format!("suppressed {repeats} of: {text}");
         let timestamp = format!("{:.6}", jiff::Timestamp::now());
         let line = match self.format {
             Format::Text => format!("{timestamp} {level:>5} {target}: {message}\n"),
@@ -158,14 +162,24 @@ impl Visit for Fields {
         field.name().hash(&mut self.hasher);
         text.hash(&mut self.hasher);
         if field.name() == "message" {
-            self.message = text;
-            let end = (0..=MAX_QUOTED.min(self.message.len()))
-                .rev()
-                .find(|at| self.message.is_char_boundary(*at))
-                .unwrap_or(0);
-            self.message.truncate(end);
+            self.message = quoted(text);
         }
     }
+}
+
+/// What a summary repeats of a message: whole words, and a sign that there was more.
+fn quoted(mut text: String) -> String {
+    if text.len() <= MAX_QUOTED {
+        return text;
+    }
+    let whole = (0..=MAX_QUOTED).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(whole.unwrap_or(0));
+    if let Some(end) = text.rfind(' ') {
+        text.truncate(end);
+    }
+    text.truncate(text.trim_end_matches([' ', ';', ',', ':', '.']).len());
+    text.push('…');
+    text
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -318,6 +332,20 @@ mod tests {
             }]
         );
         assert!(table.watched.is_empty());
+    }
+
+    #[test]
+    fn given_a_long_message_when_quoted_then_it_ends_after_a_word_and_says_so() {
+        let words = "refused by 10.0.0.1; ".repeat(20);
+
+        let short = quoted(words.clone());
+
+        let kept = short.strip_suffix("…").expect("there was more");
+        assert!(kept.len() <= MAX_QUOTED, "{short}");
+        assert!(words.starts_with(kept), "{short}");
+        assert!(kept.ends_with("by") || kept.ends_with("refused") || kept.ends_with("10.0.0.1"));
+        assert_eq!(quoted("whole; or".to_owned()), "whole; or");
+        assert_eq!(quoted("ä".repeat(150)), format!("{}…", "ä".repeat(100)));
     }
 
     #[test]
