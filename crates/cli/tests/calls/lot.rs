@@ -250,11 +250,8 @@ impl Lot {
 
     /// A client that knows the directors and nothing else.
     pub(crate) fn client(&self) -> Load {
-        let targets = self.directors.iter().map(|(machine, _)| {
-            let address = (machine.home.ip, RPC_PORT).into();
-            Target::new(address, ExpectedPeer::Capability(Capability::Director))
-        });
-        Load::new(&self.organization, targets.collect())
+        let directors = self.directors.iter().map(|(machine, _)| machine);
+        Load::of(&self.organization, directors)
     }
 }
 
@@ -277,6 +274,18 @@ pub(crate) fn compute(idempotent: bool) -> Method {
 }
 
 impl Load {
+    /// A client that knows these directors and nothing else.
+    pub(crate) fn of<'a>(
+        organization: &Organization,
+        directors: impl IntoIterator<Item = &'a Machine>,
+    ) -> Self {
+        let targets = directors.into_iter().map(|machine| {
+            let address = (machine.home.ip, RPC_PORT).into();
+            Target::new(address, ExpectedPeer::Capability(Capability::Director))
+        });
+        Self::new(organization, targets.collect())
+    }
+
     fn new(organization: &Organization, targets: Vec<Target>) -> Self {
         let plan = Plan {
             capabilities: Vec::new(),
@@ -316,15 +325,23 @@ impl Load {
 
     /// One call.
     pub(crate) fn call(&self, request: &'static str) -> Result<Bytes, warren_rpc::Failure> {
-        let pool = self.pool.clone();
-        self.runtime.block_on(async move {
-            pool.unary(
-                &compute(true),
-                Context::deadline(ms(30_000)),
-                Bytes::from_static(request.as_bytes()),
-            )
-            .await
-        })
+        self.call_for(request, None)
+    }
+
+    /// One call, for data that must stay in a region.
+    pub(crate) fn call_for(
+        &self,
+        request: &'static str,
+        region: Option<&str>,
+    ) -> Result<Bytes, warren_rpc::Failure> {
+        let mut context = Context::deadline(ms(30_000));
+        if let Some(region) = region {
+            context = context.with_metadata("data-region", region).unwrap();
+        }
+        let request = Bytes::from_static(request.as_bytes());
+        let (pool, method) = (self.pool.clone(), compute(true));
+        self.runtime
+            .block_on(async move { pool.unary(&method, context, request).await })
     }
 
     /// Begins `callers` calls at once, each followed by another, and waits until there is load.

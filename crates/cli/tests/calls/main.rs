@@ -9,3 +9,4 @@ mod support;
 mod checks;
 mod failures;
 mod operations;
+mod regions;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::lot::{GOSSIP_PORT, Lot, Machine, RPC_PORT};
-use crate::support::{eventually, within};
+use crate::support::{Organization, eventually, within};
 
 #[test]
 fn given_three_directors_and_two_workers_then_any_director_serves_any_client_and_knows_them_all() {
@@ -108,6 +108,36 @@ fn given_all_directors_gone_when_a_new_one_gets_the_backup_then_the_cluster_form
         let report = new.report()?;
         (report["healthy_workers"] == 1).then_some(())
     });
+}
+
+#[test]
+fn given_a_folder_as_configuration_then_the_environments_file_beats_the_default_and_may_be_missing()
+{
+    let organization = Organization::new();
+    let mut machine = Machine::director(&organization, "director-1", &[]);
+    let folder = machine.home.path("config");
+    std::fs::create_dir(&folder).unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    file("default.yaml", "rpc: {drain_timeout: 11s, max_calls: 7}\n");
+    file("production.yaml", "rpc: {drain_timeout: 12s}\n");
+    let shown = |machine: &Machine| {
+        let folder = folder.to_str().unwrap();
+        machine.warren(["--config", folder, "config", "show"]).ok()
+    };
+    let has = |shown: &str, key: &str, value: &str| {
+        shown
+            .lines()
+            .any(|line| line.contains(key) && line.contains(value))
+    };
+
+    machine.set("ENV", "production".to_owned());
+    let both = shown(&machine);
+    assert!(has(&both, "rpc.drain_timeout", "12s"), "{both}");
+    assert!(has(&both, "rpc.max_calls", "7"), "{both}");
+    machine.set("WARREN_ENV", "staging".to_owned());
+    assert!(has(&shown(&machine), "rpc.drain_timeout", "11s"));
+    machine.set("WARREN_RPC__DRAIN_TIMEOUT", "13s".to_owned());
+    assert!(has(&shown(&machine), "rpc.drain_timeout", "13s"));
 }
 
 #[test]
