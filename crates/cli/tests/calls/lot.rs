@@ -376,6 +376,26 @@ impl Load {
         }
     }
 
+    /// What a caller of a test's own needs: the pool, when to stop, where to count.
+    pub(crate) fn handles(&self) -> (Pool, Arc<AtomicBool>, Arc<AtomicUsize>) {
+        (self.pool.clone(), self.stop.clone(), self.done.clone())
+    }
+
+    /// Runs a caller of a test's own.
+    pub(crate) fn spawn_on<T: Send + 'static>(
+        &self,
+        caller: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(caller)
+    }
+
+    /// Lets callers of a test's own end, and gives what they bring.
+    pub(crate) fn collect<T>(&self, callers: Vec<tokio::task::JoinHandle<T>>) -> Vec<T> {
+        self.stop.store(true, Ordering::Relaxed);
+        let end = |caller: tokio::task::JoinHandle<T>| self.runtime.block_on(caller).unwrap();
+        callers.into_iter().map(end).collect()
+    }
+
     /// Waits for so many further calls.
     pub(crate) fn goes_on(&self, calls: usize) {
         let before = self.done.load(Ordering::Relaxed);

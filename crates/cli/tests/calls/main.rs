@@ -8,5 +8,6 @@ mod support;
 
 mod checks;
 mod failures;
+mod history;
 mod operations;
 mod regions;
