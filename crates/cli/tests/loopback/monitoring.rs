@@ -160,9 +160,13 @@ struct Documented {
 }
 
 fn documented() -> Vec<Documented> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
-    let docs = std::fs::read_to_string(path).unwrap();
-    docs.lines()
+    let pages = ["metrics.md", "rpc-metrics.md"].map(|page| {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
+        std::fs::read_to_string(std::path::Path::new(docs).join(page)).unwrap()
+    });
+    pages
+        .iter()
+        .flat_map(|page| page.lines())
         .filter_map(|line| line.strip_prefix("| `"))
         .map(|row| {
             let cells: Vec<&str> = row
@@ -183,9 +187,20 @@ fn everything(organization: &Organization) -> Node {
     let home = organization.planned(
         "node-1",
         Plan {
-            capabilities: vec!["storage", "discovery", "relay", "admin"],
-            roles: "storage, discovery, relay",
-            sections: "discovery: {server: {listen_address: '127.0.0.1:0'}}".to_owned(),
+            capabilities: vec![
+                "storage",
+                "discovery",
+                "relay",
+                "director",
+                "worker",
+                "admin",
+            ],
+            roles: "storage, discovery, relay, director, worker",
+            sections: "discovery: {server: {listen_address: '127.0.0.1:0'}}
+rpc: {bind_addr: '127.0.0.1:0'}
+cluster: {bind_addr: '127.0.0.1:0'}
+"
+            .to_owned(),
             network: "discovery: {servers: ['https://127.0.0.1:9']}".to_owned(),
             ..Plan::default()
         },
