@@ -20,11 +20,7 @@ struct Planned {
     roles: Vec<&'static str>,
 }
 
-pub(crate) fn run(
-    args: &StartArgs,
-    sources: Sources,
-    format: Format,
-) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(args: &StartArgs, sources: Sources, format: Format) -> anyhow::Result<ExitCode> {
     let loaded = super::load_sources(&sources)?;
     if args.dry_run {
         let settings = &loaded.settings;
