@@ -324,7 +324,7 @@ fn call(service: &Service, method: &Method, names: &Names) -> TokenStream {
 /// How the implementation's error becomes what the wire takes.
 fn to_failure(error: &ErrorType, names: &Names) -> TokenStream {
     match error {
-        ErrorType::Status => quote!(::warren_rpc::Failure::Status),
+        ErrorType::Status => quote!(::warren_rpc::__private::status_failure),
         ErrorType::Application(error) => names.carry("failure", error),
     }
 }

@@ -46,6 +46,12 @@ pub fn failure<C: Codec<E>, E: ApplicationError>(error: E) -> Failure {
     }
 }
 
+/// A status that a handler fails with. Whether the calls that the handler made had an effect says nothing about its own.
+#[must_use]
+pub fn status_failure(status: Status) -> Failure {
+    Failure::Status(status.of_unknown_effect())
+}
+
 /// The only request of a method that streams its responses.
 ///
 /// # Errors
@@ -70,7 +76,8 @@ pub async fn respond<C: Codec<T>, T>(
 ) -> Result<(), Failure> {
     let mut responses = pin!(responses);
     while let Some(response) = responses.next().await {
-        outgoing.send(C::encode(&response?)?).await?;
+        let response = response.map_err(status_failure)?;
+        outgoing.send(C::encode(&response)?).await?;
     }
     Ok(())
 }

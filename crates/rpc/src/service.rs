@@ -73,7 +73,8 @@ pub trait Service: Send + Sync + 'static {
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
     /// Carries out a unary method. The future is polled once at the place where the call was read; only if it is not
-    /// ready then does it get a task. It is dropped when the caller gives up or the deadline passes.
+    /// ready then does it get a task. It is dropped when the caller gives up or the deadline passes. A [`Status`] that says
+    /// it had no effect is believed, and the call is made again elsewhere: never pass one on from a call of the handler's.
     fn unary(
         &self,
         method: usize,

@@ -141,6 +141,13 @@ impl Status {
         self
     }
 
+    /// The same failure, without that assurance.
+    #[must_use]
+    pub(crate) const fn of_unknown_effect(mut self) -> Self {
+        self.not_processed = false;
+        self
+    }
+
     /// What kind of failure it is.
     #[must_use]
     pub const fn code(&self) -> Code {

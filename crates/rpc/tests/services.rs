@@ -216,10 +216,21 @@ async fn given_an_error_of_the_service_then_the_caller_has_it_with_its_type() {
 }
 
 #[tokio::test]
-async fn given_a_status_then_the_caller_has_it_as_it_is() {
+async fn given_a_handler_that_passes_on_a_refusal_then_its_caller_is_not_told_that_nothing_happened()
+ {
     let library = library(shelf()).await;
+    // `busy` fails as if a call of its own had been refused, whatever it did before.
     let refused: Status = library.busy(Context::new(), ()).await.unwrap_err();
-    assert_eq!(refused, Status::overloaded(ms(5)));
+    let passed_on = Status::overloaded(ms(5));
+    assert_eq!(
+        (refused.code(), refused.message(), refused.retry_after()),
+        (
+            passed_on.code(),
+            passed_on.message(),
+            passed_on.retry_after()
+        )
+    );
+    assert!(!refused.had_no_effect(), "it would be called again");
 }
 
 #[tokio::test]
