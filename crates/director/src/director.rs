@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -30,13 +31,29 @@ pub const WORKER: &str = "worker";
 /// [`ROLE`] of directors of other regions.
 pub const DIRECTOR: &str = "director";
 
+/// How long a director waits for a worker to come. Shorter than its callers wait for it ([`PoolOptions`]): they are to
+/// hear that there is none, and may know another director.
+const WAIT_FOR_WORKER: Duration = Duration::from_secs(2);
+
 /// How a director behaves.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct DirectorOptions {
     /// Where it stands. Without a region calls are not passed to other regions unless they ask for one.
     pub here: Place,
     /// How workers are chosen and calls tried again.
     pub pool: PoolOptions,
+}
+
+impl Default for DirectorOptions {
+    fn default() -> Self {
+        Self {
+            here: Place::nowhere(),
+            pool: PoolOptions {
+                wait_for_server: WAIT_FOR_WORKER,
+                ..PoolOptions::default()
+            },
+        }
+    }
 }
 
 /// Passes calls on. Clones are handles to the same pool; give one to [`warren_rpc::Server::set_fallback`].

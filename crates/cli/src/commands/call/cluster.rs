@@ -230,7 +230,7 @@ async fn restore(asked: &Asked, file: &Path, format: Format) -> anyhow::Result<(
     })?)
 }
 
-/// Whether a report has failed members only by their own fault: for [`super::verify`].
+/// Whether a report has failed members only by their own fault: for `warren verify`.
 pub(super) fn gone(report: &ClusterReport) -> impl Iterator<Item = &MemberReport> {
     report
         .members
