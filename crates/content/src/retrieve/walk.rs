@@ -23,11 +23,11 @@ use crate::core::manifest::{
 };
 
 /// Blocks wanted ahead of their reader; the planner's window decides how many of them are asked for.
-const LOOKAHEAD: usize = 2048;
+const LOOKAHEAD: usize = 8192;
 /// Blocks handed to the engine at a time.
 const BATCH: usize = 256;
 /// Manifests of files wanted before the chunks of the files before them.
-const MANIFESTS_AHEAD: usize = 256;
+const MANIFESTS_AHEAD: usize = 2048;
 /// Links that those may have together: no further one is wanted beyond it. 36 bytes each.
 const LINKS_AHEAD: usize = 2 * MAX_LINKS;
 /// Guess for a manifest of which nothing is known.
