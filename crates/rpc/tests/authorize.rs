@@ -12,6 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
+use support::lines::Lines;
 use support::probe::{MyProbe, ProbeClient, ProbeServer, client};
 use support::{Organization, eventually};
 use warren_identity::NodeKey;
@@ -237,6 +238,7 @@ async fn given_a_remembered_token_when_its_time_is_over_then_it_is_refused() {
 
 #[tokio::test]
 async fn given_a_key_file_that_changes_then_new_keys_count_and_old_ones_no_more() {
+    let (lines, _guard) = Lines::of("warn");
     let organization = Organization::new("org_test");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jwks.json");
@@ -251,9 +253,10 @@ async fn given_a_key_file_that_changes_then_new_keys_count_and_old_ones_no_more(
         code(&client, bearer(&tokens[1])).await,
         Code::Unauthenticated
     );
-    // What is no key set changes nothing, however often it is looked at.
+    // What is no key set changes nothing once it was looked at.
     std::fs::write(&path, "half a fi").unwrap();
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let said = "token keys not read again; the old ones stay in force";
+    eventually("it was looked at", || !lines.with(said).is_empty()).await;
     client.guarded(bearer(&tokens[0]), ()).await.unwrap();
 
     write_jwks(&path, &[&new]);

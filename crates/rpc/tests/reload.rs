@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use support::lines::Lines;
 use support::probe::{MyProbe, ProbeServer, client};
 use support::{Organization, eventually, issue};
 use warren_identity::{Leaf, NodeKey};
@@ -193,6 +194,7 @@ async fn given_a_certificate_that_changes_in_place_then_it_is_taken_up() {
 
 #[tokio::test]
 async fn given_a_mismatched_new_pair_then_it_is_left_where_it_lies_and_a_right_one_counts_later() {
+    let (lines, _guard) = Lines::of("warn");
     let place = Place::new();
     place.put_key("server.key", &place.key);
     let first = place.leaf(YEAR);
@@ -200,8 +202,8 @@ async fn given_a_mismatched_new_pair_then_it_is_left_where_it_lies_and_a_right_o
     let other = NodeKey::from_seed([77; 32]);
     place.put_leaf("server.crt.new", &issue(&place.organization, &other, YEAR));
     let (_files, task) = watched(&place);
-    // Looked at many times meanwhile.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let said = "certificate not rotated; the old one stays";
+    eventually("it was looked at again", || lines.with(said).len() > 2).await;
     assert!(place.path("server.crt.new").exists());
     let second = place.leaf(YEAR);
     let beside = write(&place.path("beside"), &second.to_pem());

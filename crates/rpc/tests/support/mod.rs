@@ -1,6 +1,7 @@
 //! Organisations, servers and clients for the tests, all on loopback.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+pub mod lines;
 pub mod probe;
 
 use std::net::SocketAddr;
